@@ -1,0 +1,116 @@
+"""What all methods share: optimiser and schedule from config, weight averaging, evaluation, logging.
+
+A method is one file with one subclass of `PoseMethod`: it says how targets and losses are made (`losses`) and how
+people are found (`predict`); everything else is here.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from pose_lab.methods.optimisation import MovingAverage, Optimisation
+from pose_lab.metrics.oks_ap import OKSAveragePrecision
+from pose_lab.poses import Batch, Predictions
+from pose_lab.skeletons import Skeleton, skeleton
+
+
+class PoseMethod(LightningModule):
+    """Base of all methods.
+
+    Args:
+        skeleton: the keypoint set, or its name.
+        net: the network.
+        optimisation: the `optimisation` node of the config, see `Optimisation`.
+        sum_over_batch: the loss is multiplied by the global number of pictures of a batch (published KAPAO); otherwise it
+            is a mean over pictures.
+
+    Subclasses implement `losses` and `predict`.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton | str,
+        net: nn.Module,
+        optimisation: Mapping[str, Any],
+        sum_over_batch: bool = False,
+    ) -> None:
+        super().__init__()
+        self.skeleton = _skeleton(skeleton)
+        self.net = net
+        self.optimisation = Optimisation.from_config(optimisation)
+        self.sum_over_batch = sum_over_batch
+        self.metric: OKSAveragePrecision | None = None
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar losses of a batch, already weighted: their sum is minimised."""
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> Predictions:
+        """The people found in a batch, in pixels of the original images."""
+
+    def setup(self, stage: str) -> None:
+        """Takes the ground truth of the validation split from the DataModule."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.skeleton.name != self.skeleton.name:
+            raise ValueError(
+                f"the method's skeleton is {self.skeleton.name!r}, the data's is {data.skeleton.name!r}: set both from "
+                "data.skeleton"
+            )
+        self.metric = OKSAveragePrecision(data.val_annotations, self.skeleton)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step: sums the losses and logs each of them."""
+        losses = self.losses(batch)
+        total = cast(Tensor, sum(losses.values()))
+        logged = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict({**logged, "train/loss": total.detach()}, on_step=True, on_epoch=True, batch_size=len(batch))
+        # DDP averages gradients over processes: a sum over the global batch needs their number back
+        return total * len(batch) * self.trainer.world_size if self.sum_over_batch else total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:
+        """Finds people and counts them into the metric; the result is for callbacks that draw or write it."""
+        predictions = self.predict(batch)
+        assert self.metric is not None
+        self.metric.update(predictions, batch.image_ids)
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the metric's numbers as `val/AP`, ..."""
+        assert self.metric is not None
+        numbers = {f"val/{name}": value for name, value in self.metric.compute().items()}
+        self.log_dict(numbers, rank_zero_only=False, sync_dist=False)
+        self.metric.reset()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser of the recipe."""
+        return self.optimisation.build(self.net, self._global_batch)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Weight averaging where the recipe has it."""
+        return [MovingAverage(self.optimisation.ema)] if self.optimisation.ema else []
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Sets learning rate, momentum and accumulation for this iteration."""
+        trainer = self.trainer
+        per_epoch = int(trainer.num_training_batches)
+        step = trainer.current_epoch * per_epoch + batch_idx
+        optimiser = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+        lr = self.optimisation.set_position(optimiser, step, per_epoch, cast(int, trainer.max_epochs))
+        trainer.accumulate_grad_batches = self.optimisation.accumulate(self._global_batch, step, per_epoch)
+        self.log("train/lr", lr)
+
+    @property
+    def _global_batch(self) -> int:
+        return int(self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
+
+
+def _skeleton(value: Skeleton | str) -> Skeleton:
+    return value if isinstance(value, Skeleton) else skeleton(value)
