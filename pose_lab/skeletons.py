@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _limbs(keypoints: tuple[str, ...], *chains: str) -> tuple[tuple[int, int], .
     """Index pairs of consecutive names in each chain, e.g. "left_hip left_knee left_ankle"."""
     index = {name: k for k, name in enumerate(keypoints)}
     names = [chain.split() for chain in chains]
-    return tuple((index[a], index[b]) for chain in names for a, b in zip(chain, chain[1:], strict=False))
+    return tuple((index[a], index[b]) for chain in names for a, b in pairwise(chain))
 
 
 _COCO_KEYPOINTS = (

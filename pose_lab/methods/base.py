@@ -28,8 +28,8 @@ class PoseMethod(LightningModule):
         skeleton: the keypoint set, or its name.
         net: the network.
         optimisation: the `optimisation` node of the config, see `Optimisation`.
-        sum_over_batch: the loss is multiplied by the global number of pictures of a batch (published KAPAO); otherwise it
-            is a mean over pictures.
+        sum_over_batch: the loss is multiplied by the global number of pictures of a batch (published KAPAO); otherwise
+            it is a mean over pictures.
 
     Subclasses implement `losses` and `predict`.
     """
