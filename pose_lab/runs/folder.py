@@ -1,0 +1,211 @@
+"""The folder of one run: its state, its numbers, and the lock that keeps two processes from training it at once.
+
+- `config.yaml`: the resolved config
+- `status.json`: state, pid, host, started, updated, ended (seconds since 1970), attempt, error
+- `progress.json`: phase, epoch, epochs, step, steps, seconds_left, metrics; rewritten about once a second
+- `metrics.json`: the final numbers, metrics as fractions
+- `metrics.csv`: one row per epoch
+- `predictions.json`: the found people in COCO's results format
+- `checkpoints/`: to resume from, and the best
+- `log.txt`: what the run's process printed, over all its starts
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from pose_lab.runs.files import FileLock, read_json, write_json, write_text
+from pose_lab.runs.identity import resolved
+
+State = Literal["queued", "running", "finished", "failed", "interrupted"]
+
+LOCK_PATIENCE = 1.0  # seconds; who only asks whether a run is locked holds its lock for an instant
+
+
+class RunBusyError(RuntimeError):
+    """Another process is training this run."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What became of a run. Times are seconds since 1970; `attempt` counts the starts."""
+
+    state: State = "queued"
+    pid: int | None = None
+    host: str | None = None
+    started: float | None = None
+    updated: float | None = None
+    ended: float | None = None
+    attempt: int = 0
+    error: str | None = None
+
+
+class RunFolder:
+    """One run on disk. Reading needs no lock and never sees half a file."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._lock = FileLock(self.path / ".lock")
+
+    @property
+    def name(self) -> str:
+        """`<slug>-<hash>`."""
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """What the run's process printed."""
+        return self.path / "log.txt"
+
+    @property
+    def predictions(self) -> Path:
+        """The found people, in COCO's results format."""
+        return self.path / "predictions.json"
+
+    @property
+    def history(self) -> Path:
+        """The table with one row per epoch."""
+        return self.path / "metrics.csv"
+
+    def status(self) -> Status:
+        """The run's state now: one that says it runs, and whose process is gone, is interrupted."""
+        status = self.recorded_status()
+        if status.state == "running" and not self.is_locked():
+            return replace(status, state="interrupted")
+        return status
+
+    def recorded_status(self) -> Status:
+        """The state as the run last wrote it; `queued` if it never did."""
+        known = {field.name for field in fields(Status)}
+        return Status(**{key: value for key, value in (self._read("status.json") or {}).items() if key in known})
+
+    def is_locked(self) -> bool:
+        """Whether a process, on this or another host, is training the run."""
+        return self._lock.is_held()
+
+    def write_status(self, status: Status) -> None:
+        """Replaces the state; only who holds the lock may."""
+        write_json(self.path / "status.json", asdict(replace(status, updated=time.time())))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run, so that no second process trains it.
+
+        Raises:
+            RunBusyError: another process holds it.
+        """
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not self._lock.acquire():
+            if time.monotonic() > deadline:
+                raise RunBusyError(self._busy())
+            time.sleep(LOCK_PATIENCE / 20)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def training(self) -> Iterator[Status]:
+        """The life of one attempt: locks the run, says that it runs, and at the end how it ended.
+
+        A body that ends normally has finished; KeyboardInterrupt and SystemExit (Lightning's answer to a signal) leave
+        it interrupted, any other exception failed. Exceptions pass on.
+
+        Raises:
+            RunBusyError: another process holds the run.
+        """
+        with self.lock():
+            status = self._begin()
+            try:
+                yield status
+            except (KeyboardInterrupt, SystemExit):
+                self._end(status, "interrupted")
+                raise
+            except BaseException as error:
+                self._end(status, "failed", f"{type(error).__name__}: {error}")
+                raise
+            self._end(status, "finished")
+
+    def write_config(self, cfg: DictConfig) -> None:
+        """Writes `config.yaml`, resolved and without Hydra's own node."""
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
+
+    def config(self) -> DictConfig:
+        """The run's config as it was started.
+
+        Raises:
+            FileNotFoundError: the run has none yet.
+            ValueError: the file is not YAML of a config.
+        """
+        path = self.path / "config.yaml"
+        try:
+            cfg = OmegaConf.load(path)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # PyYAML and OmegaConf share no base class
+            raise ValueError(f"{path} is not a readable config ({error}): delete this run's folder") from error
+        if not isinstance(cfg, DictConfig):
+            raise ValueError(f"{path} is not a readable config (no mapping): delete this run's folder")
+        return cfg
+
+    def write_progress(self, progress: Mapping[str, Any]) -> None:
+        """Replaces `progress.json`."""
+        write_json(self.path / "progress.json", dict(progress), sync=False)
+
+    def progress(self) -> dict[str, Any]:
+        """How far the run is; empty before its first report."""
+        return self._read("progress.json") or {}
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Writes the final numbers, metrics as fractions."""
+        write_json(self.path / "metrics.json", dict(metrics))
+
+    def metrics(self) -> dict[str, Any]:
+        """The final numbers; empty before the end."""
+        return self._read("metrics.json") or {}
+
+    def log_tail(self, lines: int) -> list[str]:
+        """The log's last lines, at most 64 KiB of them; a progress bar counts as the line it last showed."""
+        if not self.log.exists():
+            return []
+        with open(self.log, "rb") as file:
+            file.seek(max(0, self.log.stat().st_size - 65536))
+            text = file.read().decode(errors="replace")
+        shown = (line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n"))
+        return [line for line in shown if line][-lines:]
+
+    def _begin(self) -> Status:
+        now, before = time.time(), self.recorded_status()
+        status = Status("running", os.getpid(), socket.gethostname(), started=now, attempt=before.attempt + 1)
+        self.write_status(status)
+        return status
+
+    def _end(self, status: Status, state: State, error: str | None = None) -> None:
+        self.write_status(replace(status, state=state, ended=time.time(), error=error))
+
+    def _busy(self) -> str:
+        status = self.recorded_status()
+        return (
+            f"the run {self.path} is being trained by process {status.pid} on {status.host} since "
+            f"{time.strftime('%H:%M:%S', time.localtime(status.started))}: wait for it, or stop that process first"
+        )
+
+    def _read(self, name: str) -> Any:
+        try:
+            return read_json(self.path / name)
+        except FileNotFoundError:
+            return None

@@ -1,0 +1,123 @@
+"""The name of a run: a hash of what decides its result, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pose_lab.runs.files import FileLock, make_folder
+
+HASH_LENGTH = 8
+SLUG_LENGTH = 100
+
+UNDECISIVE: dict[str, str] = {
+    "hydra": "how the command was started",
+    "results": "where files go",
+    "machine": "the machine that the run is on: devices, precision of timers, intervals between checkpoints",
+    "logger": "who is told about the run",
+    "report": "how finished runs are shown",
+    "name": "the experiment that asked for the run; it chooses the folder of the sweep",
+    "data.root": "where the data lie; their content enters by its fingerprint",
+    "data.cache": "where indices and synthetic pictures are kept",
+    "data.workers": "how many processes load; samples do not depend on it",
+}
+
+
+def identity(cfg: DictConfig, fingerprint: str) -> str:
+    """The run's hash.
+
+    Args:
+        cfg: the whole config of one run.
+        fingerprint: of the data's content, as paths do not enter.
+
+    Returns:
+        Eight hexadecimal digits, equal for configs that decide the same result.
+
+    Raises:
+        ValueError: a value that decides the result is missing (`???`).
+        TypeError: a value of a type that has no canonical text.
+    """
+    content = json.dumps({"config": deciding(cfg), "data": fingerprint}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def deciding(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config without the keys of `UNDECISIVE`, in canonical values."""
+    content = resolved(cfg)
+    for key in UNDECISIVE:
+        _drop(content, key.split("."))
+    return {key: _canonical(value, key) for key, value in content.items()}
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The run's config as plain containers, interpolations resolved, without Hydra's own node."""
+    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return OmegaConf.to_container(task, resolve=True)  # type: ignore[return-value]
+
+
+def sweep_folder(cfg: DictConfig) -> Path:
+    """`<results>/<name>/<scale>-<data>`: the folder of all runs of an experiment at one scale on one data set."""
+    return Path(cfg.results) / cfg.name / f"{cfg.scale}-{cfg.data.name}"
+
+
+def run_folder(cfg: DictConfig, fingerprint: str, swept: Sequence[str] = ()) -> Path:
+    """Finds the run's folder by its hash, or makes it.
+
+    Args:
+        cfg: the whole config of one run.
+        fingerprint: of the data's content.
+        swept: overrides `key=value` to name a new folder by, so that people can read it.
+
+    Returns:
+        `<sweep's folder>/<slug>-<hash>`; the same for the same run, whatever command started it.
+    """
+    parent, digest = make_folder(sweep_folder(cfg)), identity(cfg, fingerprint)
+    lock = FileLock(parent / ".lock")
+    lock.acquire(block=True)  # a sweep and a run alone may ask at once, with different slugs
+    try:
+        found = sorted(parent.glob(f"*-{digest}"))
+        return found[0] if found else make_folder(parent / f"{slug(swept)}-{digest}")
+    finally:
+        lock.release()
+
+
+def slug(overrides: Sequence[str]) -> str:
+    """`["method.keypoint_box=0.05", "seed=1"]` as `keypoint_box-0.05-seed-1`; `base` for none."""
+    parts = (override.lstrip("+~").split("=", 1) for override in overrides)
+    words = "-".join("-".join([part[0].rsplit(".", 1)[-1].rsplit("/", 1)[-1], *part[1:]]) for part in parts)
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", words).strip("-.")[:SLUG_LENGTH] or "base"
+
+
+def _drop(content: Any, path: list[str]) -> None:
+    for key in path[:-1]:
+        content = content.get(key) if isinstance(content, dict) else None
+    if isinstance(content, dict):
+        content.pop(path[-1], None)
+
+
+def _canonical(value: Any, key: str) -> Any:
+    """The one spelling of equal values: 1.0 is 1, 5e-2 is 0.05, not-a-number is a word."""
+    if isinstance(value, Mapping):
+        return {str(name): _canonical(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, float):
+        return _canonical_float(value)
+    if value == "???":
+        raise ValueError(f"config key {key} has no value: give it on the command line as {key}=VALUE")
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise TypeError(f"config key {key} holds a {type(value).__name__}, which has no place in a run's identity")
+
+
+def _canonical_float(value: float) -> float | int | str:
+    if not math.isfinite(value):
+        return f"float {value}"
+    return int(value) if value.is_integer() else value
