@@ -1,0 +1,205 @@
+"""Checkpoints that survive anything: whole or absent on disk, exact to the bit, the one before kept.
+
+Everything that the rest of a training depends on is in `last.ckpt`: weights, averages, optimiser, position in the data,
+random state. Pictures are random functions of (seed, epoch, position), so the loader needs no state of its own.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from pose_lab.runs.files import write_file
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class InterruptedRun(Exception):  # noqa: N818 - nothing went wrong
+    """The run was asked to stop; what it has saved is whole, and it can be started again."""
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes to a temporary name, flushes to the disk, renames."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Saves, or leaves what was there."""
+        write_file(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+
+class Checkpoints(Checkpoint):
+    """Saves `last.ckpt` at every epoch's end, every `minutes`, and when a signal asks the run to stop.
+
+    Args:
+        folder: where the checkpoints lie.
+        minutes: longest time between two checkpoints.
+        identity: the run's hash and its deciding config, stored so that another run's checkpoint is refused.
+        config: the same config as nested plain values.
+        monitor: the logged number whose largest value makes `best.ckpt`; None: there is none.
+    """
+
+    def __init__(
+        self, folder: Path, minutes: float, identity: str, config: Mapping[str, Any], monitor: str | None = None
+    ) -> None:
+        self.folder = folder
+        self.seconds = minutes * 60
+        self.identity = identity
+        self.config = dict(config)
+        self.monitor = monitor
+        self.best = float("-inf")
+        self.trained_before = 0.0
+        self.stop: int | None = None
+        self._random: dict[str, Any] | None = None
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def trained_seconds(self) -> float:
+        """Seconds of training so far, over all starts."""
+        return self.trained_before + time.monotonic() - self._started
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Starts the clocks."""
+        if stage == "fit":
+            self._started = self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves when it is time or when a signal came; the end of an epoch is left to its own hook."""
+        stop = self._asked_to_stop(trainer)
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        if stop or trainer.strategy.reduce_boolean_decision(time.monotonic() - self._saved > self.seconds, all=False):
+            self._save(trainer)
+        if stop:
+            raise InterruptedRun(self._reason())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves, after the validation of this epoch if it has one."""
+        value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        better = value is not None and float(value) > self.best
+        if better:
+            self.best = float(value)  # type: ignore[arg-type]
+        self._save(trainer)
+        if better:
+            trainer.save_checkpoint(self.folder / BEST)
+        if self._asked_to_stop(trainer) and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            raise InterruptedRun(self._reason())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Goes on with the random state of the checkpoint."""
+        if self._random is not None:
+            _set_random_state(self._random)
+            self._random = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds who wrote the checkpoint, and the random state."""
+        checkpoint["pose_lab"] = {
+            "identity": self.identity,
+            "config": self.config,
+            "random": _random_state(),
+            "trained_seconds": self.trained_seconds,
+            "best": self.best,
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes them back.
+
+        Raises:
+            ValueError: the checkpoint belongs to a run with another config; the message names the keys that differ.
+        """
+        stored = checkpoint.get("pose_lab", {})
+        if stored.get("identity") != self.identity:
+            differing = ", ".join(differing_keys(stored.get("config", {}), self.config)[:8]) or "the data"
+            raise ValueError(
+                f"the checkpoints in {self.folder} belong to a run with another config (different: {differing}): "
+                "move them away to train anew, or start with the config that they were made with"
+            )
+        self._random = stored["random"]
+        self.trained_before = stored["trained_seconds"]
+        self.best = stored["best"]
+
+    def _save(self, trainer: Trainer) -> None:
+        last = self.folder / LAST
+        if last.exists() and trainer.is_global_zero:
+            last.replace(self.folder / PREVIOUS)
+        trainer.save_checkpoint(last)
+        self._saved = time.monotonic()
+
+    def _asked_to_stop(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self.stop is not None, all=False)
+
+    def _reason(self) -> str:
+        name = signal.Signals(self.stop).name if self.stop else "another process"
+        return f"stopped by {name}; the checkpoint is whole, the same command goes on from it"
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While training, signals only ask to stop after the current batch; a second Ctrl-C stops at once."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self.stop == signal.SIGINT == number:
+                raise InterruptedRun("stopped at once; the last checkpoint stays as it was")
+            self.stop = number
+
+        before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def resumable(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint of a run, or None; says so when a damaged one has to be passed over."""
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        if _is_whole(path):
+            return path
+        say(f"{path} is damaged; going on from the checkpoint before it")
+    return None
+
+
+def differing_keys(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two nested configs."""
+    keys: list[str] = []
+    for key in dict.fromkeys([*a, *b]):
+        x, y = a.get(key), b.get(key)
+        if isinstance(x, Mapping) and isinstance(y, Mapping):
+            keys += differing_keys(x, y, f"{prefix}{key}.")
+        elif x != y:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return False
+
+
+def _random_state() -> dict[str, Tensor | list[Tensor]]:
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": devices}
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,182 @@
+"""One run, from its config to its folder: train, resume, evaluate, leave the numbers."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from pose_lab.data.module import PoseDataModule
+from pose_lab.methods.base import PoseMethod
+from pose_lab.runs.checkpoints import BEST, Checkpoints, InterruptedRun, WholeCheckpoints, resumable
+from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.identity import deciding, identity, run_folder
+from pose_lab.runs.progress import Display, MetricsTable, ProgressFile
+from pose_lab.runs.results import PredictionsFile
+from pose_lab.runs.wandb import Pictures, build_logger
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """A hash of the data's content, as run identities need it; makes or indexes the data if necessary."""
+    return data_module(cfg).fingerprint()
+
+
+def data_module(cfg: DictConfig) -> PoseDataModule:
+    """The DataModule of a config."""
+    return instantiate(cfg.data, _convert_="all")
+
+
+def train(cfg: DictConfig) -> RunFolder:
+    """Trains and evaluates one run in its folder; a finished run is left as it is.
+
+    Raises:
+        InterruptedRun: a signal came; the run goes on from its checkpoint when it is started again.
+        ValueError, OSError: what was given is wrong; the message says what and where.
+    """
+    _quiet()
+    if cfg.machine.threads:
+        torch.set_num_threads(cfg.machine.threads)
+    data = data_module(cfg)
+    content = data.fingerprint()
+    folder = RunFolder(run_folder(cfg, content))
+    if folder.status().state == "finished":
+        print(f"finished before: {folder.path} (delete the folder to train again)", flush=True)
+        return folder
+    try:
+        with folder.training():
+            _train(cfg, data, folder, identity(cfg, content))
+    except KeyboardInterrupt as stop:
+        raise InterruptedRun(str(stop)) from None
+    return folder
+
+
+def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str) -> None:
+    folder.write_config(cfg)
+    seed_everything(cfg.seed, verbose=False)
+    method: PoseMethod = instantiate(cfg.method, _convert_="all")
+    logger = build_logger(cfg, folder.path, run_id)
+    checkpoints = Checkpoints(
+        folder.checkpoints,
+        cfg.machine.checkpoint_minutes,
+        run_id,
+        deciding(cfg),
+        cfg.training.monitor if cfg.training.evaluate == "best" else None,
+    )
+    trainer = _trainer(cfg, folder, checkpoints, logger)
+    resume = resumable(folder.checkpoints, print)
+    _banner(cfg, data, trainer, folder, logger, resume)
+    started = time.monotonic()
+    try:
+        with checkpoints.listening():
+            trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+    except InterruptedRun as stop:
+        raise KeyboardInterrupt(str(stop)) from None
+    folder.write_metrics(_evaluate(cfg, trainer, method, data, folder, checkpoints, time.monotonic() - started))
+
+
+def _trainer(cfg: DictConfig, folder: RunFolder, checkpoints: Checkpoints, logger: Logger | None) -> Trainer:
+    callbacks: list[Callback] = [
+        ProgressFile(folder.path),
+        Display(),
+        MetricsTable(folder.history),
+        PredictionsFile(folder.predictions),
+        Pictures(folder.path, cfg.logger.pictures),
+        checkpoints,
+    ]
+    training, machine = cfg.training, cfg.machine
+    return Trainer(
+        default_root_dir=folder.path,
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy=machine.strategy,
+        precision=training.precision,
+        deterministic=training.deterministic,
+        max_epochs=training.epochs,
+        check_val_every_n_epoch=training.validate_every,
+        limit_train_batches=training.limit_batches,
+        logger=logger or False,
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=True,
+        log_every_n_steps=1,
+    )
+
+
+def _evaluate(
+    cfg: DictConfig,
+    trainer: Trainer,
+    method: PoseMethod,
+    data: PoseDataModule,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    seconds: float,
+) -> dict[str, Any]:
+    """The final numbers, of the last or the best weights."""
+    best = folder.checkpoints / BEST
+    weights = best if cfg.training.evaluate == "best" and best.exists() else None
+    logged = trainer.validate(method, data, ckpt_path=weights, weights_only=True, verbose=False)[0]
+    numbers = {name.removeprefix("val/"): value for name, value in logged.items() if name.startswith("val/")}
+    return {
+        **numbers,
+        "weights": "best" if weights else "last",
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "parameters": sum(p.numel() for p in method.net.parameters()),
+        "seconds": round(checkpoints.trained_before + seconds, 1),
+        "device": device_name(trainer),
+        "torch": torch.__version__,
+    }
+
+
+def device_name(trainer: Trainer) -> str:
+    """What the run computes on, for people."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return f"{trainer.world_size} x {torch.cuda.get_device_name(device)}"
+    return f"CPU ({torch.get_num_threads()} threads, {platform.machine()})"
+
+
+def _banner(
+    cfg: DictConfig,
+    data: PoseDataModule,
+    trainer: Trainer,
+    folder: RunFolder,
+    logger: Logger | None,
+    resume: Path | None,
+) -> None:
+    """Which scale, data and device this is, and where everything goes: nothing falls back silently."""
+    if not trainer.is_global_zero:
+        return
+    lines = {
+        "run": f"{cfg.name} ({cfg.method.name}), seed {cfg.seed}",
+        "scale": cfg.scale,
+        "data": data.describe(),
+        "device": f"{device_name(trainer)}, {cfg.training.precision}",
+        "results": folder.path,
+        "W&B": getattr(logger, "where", "off"),
+        "start": f"goes on from {resume}" if resume else "new",
+    }
+    print("\n".join(f"{name:8} {text}" for name, text in lines.items()), flush=True)
+
+
+def _quiet() -> None:
+    """Lightning's advice for beginners hides what matters."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", module="torch.*lr_scheduler")
