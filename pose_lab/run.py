@@ -1,4 +1,4 @@
-"""`python -m pose_lab.run experiment=NAME [group=option] [key=value]`: one run, or the sweep that the experiment names."""
+"""`python -m pose_lab.run experiment=NAME [group=option] [key=value]`: one run, or the sweep that it names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Hydra finds `experiments/` and `sweeps/` as the groups `experiment` and `sweep`, from wherever the command is started.
+"""Hydra finds `experiments/` and `sweeps/` as the groups `experiment` and `sweep`, wherever the command is started.
 
-Looked through in this order: the folder named by POSE_LAB_ROOT, the working directory and its parents, the checkout that
-holds the package, the copy bundled with an installed wheel. A user's file hides a shipped one of the same name only.
+Looked through in this order: the folder named by POSE_LAB_ROOT, the working directory and its parents, the checkout
+that holds the package, the copy bundled with an installed wheel. A user's file hides a shipped one of the same name.
 """
 
 from __future__ import annotations
