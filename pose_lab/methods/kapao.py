@@ -1,0 +1,670 @@
+"""KAPAO: keypoints and poses as objects.
+
+McNally, Vats, Wong and McPhee, "Rethinking Keypoint Representations: Modeling Keypoints and Poses as Objects for
+Multi-Person Human Pose Estimation", ECCV 2022, arXiv 2111.08557. In the paper's order: the two kinds of objects
+(section 3.1), their targets and the loss (3.2), then inference: decoding, suppression, fusion (3.3).
+
+Shape letters: B images, N people, K keypoints, L levels, A anchors per level, T objects, M matches of objects and
+anchors, R rows (all anchors of all cells of an image), P found people, C = 3 K + 6 outputs per anchor: box (4),
+objectness, K + 1 classes (0: pose, k + 1: keypoint k), K pairs x, y. Pixels are the input's unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pose_lab.methods.base import PoseMethod
+from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
+from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
+from pose_lab.ops.nms import ranks, suppress
+from pose_lab.poses import Batch, Instances, Predictions
+from pose_lab.skeletons import Skeleton
+from pose_lab.skeletons import skeleton as named_skeleton
+
+POSE = 0  # the class of pose objects; keypoint k has class k + 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Keypoint objects and pose objects (section 3.1)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How people become objects.
+
+    Attributes:
+        keypoint_box: side of the keypoint boxes over the longer side of the input (b_s / w); one, or one per keypoint.
+        borders: what happens at the picture's borders. `exact`: keypoints within the picture, whole boxes around them.
+            `published`: every labelled keypoint whose box, scaled by the augmentation's zoom, is not cut too much; the
+            box of nominal size around the centre of what is left. `clipped`: as published without augmentation,
+            the box is cut at the border.
+        min_side: smaller boxes (pixels, after clipping) are no objects.
+        min_area: nor are boxes of which less than this share is inside.
+        max_aspect: nor are boxes longer than this times their width.
+        edge: the published clipping stops this many pixels before the right and lower border.
+    """
+
+    keypoint_box: float | Sequence[float]
+    borders: Literal["exact", "published", "clipped"]
+    min_side: float
+    min_area: float
+    max_aspect: float
+    edge: float
+
+    def __post_init__(self) -> None:
+        if self.borders not in ("exact", "published", "clipped"):
+            raise ValueError(f"labels.borders is {self.borders!r}; there are: exact, published, clipped")
+
+
+@dataclass
+class Objects:
+    """Objects of a batch, in the order person, its keypoints, next person; rows that are none are marked.
+
+    Attributes:
+        image_index: (T,) int64.
+        categories: (T,) int64, 0 for poses, k + 1 for keypoint k.
+        boxes: (T, 4) centre, width, height.
+        person: (T,) int64, row of `keypoints`.
+        keypoints: (N, K, 3) x, y, visibility of the pose objects.
+        valid: (T,) bool.
+    """
+
+    image_index: Tensor
+    categories: Tensor
+    boxes: Tensor
+    person: Tensor
+    keypoints: Tensor
+    valid: Tensor
+
+
+def objects(people: Instances, height: int, width: int, labels: Labels) -> Objects:
+    """The pose object of every person and the keypoint objects of its keypoints, T = N (K + 1) rows.
+
+    A person whose pose box is too small keeps its keypoint objects. Crowd regions are no objects.
+    """
+    num_people, num_keypoints = people.labelled.shape
+    frame = torch.tensor([height, width], device=people.boxes.device)
+    pose_boxes, pose_valid = _pose_boxes(people, frame, labels)
+    keypoint_boxes, keypoint_valid = _keypoint_boxes(people, frame, labels)
+    valid = torch.cat((pose_valid[:, None], keypoint_valid), 1) & ~people.ignore[:, None]
+    rows = torch.arange(num_people * (num_keypoints + 1), device=frame.device)
+    person = rows // (num_keypoints + 1)
+    return Objects(
+        image_index=people.image_index[person],
+        categories=rows % (num_keypoints + 1),
+        boxes=to_centres(torch.cat((pose_boxes[:, None], keypoint_boxes), 1).flatten(0, 1)),
+        person=person,
+        keypoints=people.keypoints,
+        valid=valid.flatten(),
+    )
+
+
+def _pose_boxes(people: Instances, frame: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    """(N, 4) the people's boxes, clipped, and (N,) which of them are objects."""
+    clipped = clip(people.boxes, frame - labels.edge)
+    return clipped, _large_enough(people.boxes, clip(people.boxes, frame), labels)
+
+
+def _keypoint_boxes(people: Instances, frame: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    """(N, K, 4) boxes around the keypoints and (N, K) which of them are objects."""
+    share = frame.new_tensor(labels.keypoint_box, dtype=torch.float32).view(-1, 1)
+    nominal = (share * frame.max()).expand(-1, 2)
+    centres, visible = people.keypoints[..., :2], people.keypoints[..., 2] > 0
+    if labels.borders == "exact":
+        return _around(centres, nominal), visible
+    if labels.borders == "clipped":
+        return clip(_around(centres, nominal), frame - labels.edge), visible
+    zoomed = _around(centres, nominal * people.zoom[:, None, None])
+    inside = clip(zoomed, frame)
+    centres = (inside[..., :2] + inside[..., 2:]) / 2
+    boxes = clip(_around(centres, share * frame.flip(0)), frame - labels.edge)
+    return boxes, people.labelled & _large_enough(zoomed, inside, labels)
+
+
+def _around(centres: Tensor, sides: Tensor) -> Tensor:
+    return to_corners(torch.cat((centres, sides.expand_as(centres)), -1))
+
+
+def _large_enough(boxes: Tensor, clipped: Tensor, labels: Labels) -> Tensor:
+    """Which boxes are still worth learning after clipping."""
+    w, h = (clipped[..., 2:] - clipped[..., :2]).unbind(-1)
+    before = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    slim = torch.maximum(w, h) < labels.max_aspect * torch.minimum(w, h)
+    return (w > labels.min_side) & (h > labels.min_side) & (w * h > labels.min_area * before) & slim
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Matching objects to anchors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Matches:
+    """Pairs of an object and an anchor of a cell, M rows; units are cells of the level.
+
+    Attributes:
+        level, image, anchor, row, column: (M,) int64, where.
+        cell: (M,) int64, the cell's number when the cells of all levels are joined.
+        categories: (M,) int64.
+        boxes: (M, 4) the object's centre relative to the cell's corner, and its size.
+        anchors: (M, 2) width and height.
+        keypoints: (M, K, 2) relative to the cell's corner.
+        visible: (M, K) bool, which keypoints count; none for keypoint objects.
+    """
+
+    level: Tensor
+    image: Tensor
+    anchor: Tensor
+    row: Tensor
+    column: Tensor
+    cell: Tensor
+    categories: Tensor
+    boxes: Tensor
+    anchors: Tensor
+    keypoints: Tensor
+    visible: Tensor
+
+
+def match(targets: Objects, anchors: Tensor, strides: Tensor, grids: Tensor, max_ratio: float) -> Matches:
+    """Assigns each object to all anchors of similar size, in its own cell and the nearest two neighbours.
+
+    The order is level; own cell, left, upper, right, lower; anchor; object. It decides who wins a cell.
+
+    Args:
+        targets: the objects.
+        anchors: (L, A, 2) width and height in pixels.
+        strides: (L,) pixels per cell.
+        grids: (L, 2) columns and rows of each level.
+        max_ratio: an anchor fits if neither side differs by this factor or more.
+    """
+    boxes = targets.boxes / strides.view(-1, 1, 1)
+    cell_anchors = anchors / strides.view(-1, 1, 1)
+    ratio = boxes[:, None, :, 2:] / cell_anchors[:, :, None]
+    fits = (torch.maximum(ratio, 1 / ratio).amax(-1) < max_ratio) & targets.valid
+    near, shifts = _near_cells(boxes[..., :2], grids)
+    # the one place where the host waits for the device: the number of matches
+    level, shift, anchor, row = torch.nonzero(near[:, :, None] & fits[:, None], as_tuple=True)
+    box = boxes[level, row]
+    cell = (box[:, :2] - shifts[shift]).long()
+    inside = torch.minimum(cell.clamp(min=0), grids[level] - 1)
+    cells = grids.prod(1)
+    person = targets.person[row]
+    keypoints = targets.keypoints[person]
+    categories = targets.categories[row]
+    return Matches(
+        level=level,
+        image=targets.image_index[row],
+        anchor=anchor,
+        row=inside[:, 1],
+        column=inside[:, 0],
+        cell=(cells.cumsum(0) - cells)[level] + inside[:, 1] * grids[level, 0] + inside[:, 0],
+        categories=categories,
+        boxes=torch.cat((box[:, :2] - inside, box[:, 2:]), 1),
+        anchors=cell_anchors[level, anchor],
+        keypoints=keypoints[..., :2] / strides[level].view(-1, 1, 1) - cell[:, None],
+        visible=(keypoints[..., 2] > 0) & (categories == POSE)[:, None],
+    )
+
+
+def _near_cells(centres: Tensor, grids: Tensor) -> tuple[Tensor, Tensor]:
+    """(L, 5, T) whether an object takes its own, left, upper, right, lower cell, and (5, 2) the cells' shifts."""
+    mirrored = grids[:, None] - centres
+    low = (centres % 1 < 0.5) & (centres > 1)
+    high = (mirrored % 1 < 0.5) & (mirrored > 1)
+    own = torch.ones_like(low[..., :1])
+    shifts = centres.new_tensor([[0.0, 0.0], [0.5, 0.0], [0.0, 0.5], [-0.5, 0.0], [0.0, -0.5]])
+    return torch.cat((own, low, high), -1).transpose(1, 2), shifts
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loss (section 3.2)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def kapao_losses(raw: Sequence[Tensor], matches: Matches, level_weights: Sequence[float]) -> dict[str, Tensor]:
+    """The four terms, each averaged within its level and summed over levels.
+
+    Args:
+        raw: L outputs (B, A, C, ny, nx) before the logistic.
+        matches: the targets.
+        level_weights: (L,) weights of the objectness term.
+
+    Returns:
+        `box`: 1 - complete IoU; `objectness`: cross-entropy against the IoU, over all cells; `class`: cross-entropy
+        over classes; `keypoints`: distance in cells over visible keypoints of pose objects.
+    """
+    flat = torch.cat([level.flatten(3) for level in raw], -1)
+    found = flat[matches.image, matches.anchor, :, matches.cell].float()
+    iou = complete_iou(_decode_boxes(found, matches.anchors), matches.boxes)
+    num_classes = _num_classes(flat.shape[2])
+    wanted = found.new_zeros(len(found), num_classes).scatter_(1, matches.categories[:, None], 1)
+    classes = found[:, FIRST_CLASS : FIRST_CLASS + num_classes]
+    entropy = F.binary_cross_entropy_with_logits(classes, wanted, reduction="none").mean(1)
+    distance = (_decode_keypoints(found, matches.anchors) - matches.keypoints).norm(dim=-1)
+    share = _mean_weights(matches.level, torch.ones_like(iou), len(raw))
+    keypoint_share = _mean_weights(matches.level, matches.visible.sum(1).to(iou), len(raw))
+    return {
+        "box": ((1 - iou) * share).sum(),
+        "objectness": _objectness_loss(
+            flat[:, :, OBJECTNESS], matches, iou.detach(), _cell_weights(raw, level_weights)
+        ),
+        "class": (entropy * share).sum(),
+        "keypoints": (distance.where(matches.visible, 0).sum(1) * keypoint_share).sum(),
+    }
+
+
+def _mean_weights(level: Tensor, counts: Tensor, num_levels: int) -> Tensor:
+    """(M,) 1 over the sum of `counts` in the row's level."""
+    total = counts.new_zeros(num_levels).index_add(0, level, counts)
+    return (1 / total.clamp(min=1))[level]
+
+
+def _cell_weights(raw: Sequence[Tensor], level_weights: Sequence[float]) -> Tensor:
+    """(cells of all levels,) the weight of the level over the number of its anchors and cells in the batch."""
+    sizes = [level.shape[3] * level.shape[4] for level in raw]
+    anchors = raw[0].shape[0] * raw[0].shape[1]
+    parts = zip(sizes, level_weights, strict=True)
+    return torch.cat(
+        [raw[0].new_full((size,), weight / (size * anchors), dtype=torch.float32) for size, weight in parts]
+    )
+
+
+def _objectness_loss(logits: Tensor, matches: Matches, iou: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of all cells (B, A, cells) against the IoU of the last match in the list on the cell, else 0."""
+    place = (matches.image * logits.shape[1] + matches.anchor) * logits.shape[2] + matches.cell
+    order = torch.arange(len(place), device=place.device)
+    # by the largest position in the list, not by writing in turn: the same on every device
+    winner = order.new_full((logits.numel(),), -1).scatter_reduce(0, place, order, "amax")
+    target = torch.cat((iou.clamp(min=0), iou.new_zeros(1)))[winner].view_as(logits)
+    return (F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none") * weights).sum()
+
+
+def _num_classes(columns: int) -> int:
+    """K + 1 from C = 5 + (K + 1) + 2 K."""
+    return (columns - FIRST_CLASS + 2) // 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding (section 3.3); distances in the unit of the anchors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _decode_boxes(found: Tensor, anchors: Tensor) -> Tensor:
+    """(M, C) raw outputs -> (M, 4): centre in cells from the cell's corner, size in the anchors' unit."""
+    part = found[:, :BOX_COLUMNS].sigmoid() * 2
+    return torch.cat((part[:, :2] - 0.5, part[:, 2:].square() * anchors), 1)
+
+
+def _decode_keypoints(found: Tensor, anchors: Tensor) -> Tensor:
+    """(M, C) raw outputs -> (M, K, 2) from the cell's corner, in the anchors' unit."""
+    part = found[:, FIRST_CLASS + _num_classes(found.shape[1]) :].sigmoid() * 4 - 2
+    return part.unflatten(1, (-1, 2)) * anchors[:, None]
+
+
+def decode(raw: Sequence[Tensor], anchors: Tensor, strides: Sequence[int], threshold: float) -> tuple[Tensor, Tensor]:
+    """Objects in input pixels from the raw outputs; rows of low objectness are never decoded.
+
+    Args:
+        raw: L outputs (B, A, C, ny, nx) before the logistic.
+        anchors: (L, A, 2) width and height in pixels.
+        strides: pixels per cell of each level.
+        threshold: rows with this objectness or less are left out; a negative one keeps all.
+
+    Returns:
+        (M, C) rows: centre, size, objectness, classes, keypoints; and (M,) their image, ascending. Within an image the
+        order is level, anchor, row, column.
+    """
+    levels = zip(raw, anchors, strides, strict=True)
+    parts = [_decode_level(level.float(), sizes, stride, threshold) for level, sizes, stride in levels]
+    rows = torch.cat([part[0] for part in parts])
+    image_index = torch.cat([part[1] for part in parts])
+    order = torch.argsort(image_index, stable=True)
+    return rows[order], image_index[order]
+
+
+def _decode_level(raw: Tensor, anchors: Tensor, stride: int, threshold: float) -> tuple[Tensor, Tensor]:
+    image, anchor, row, column = torch.nonzero(raw[:, :, OBJECTNESS].sigmoid() > threshold, as_tuple=True)
+    found = raw[image, anchor, :, row, column]
+    sizes, cells = anchors[anchor], torch.stack((column, row), 1)
+    boxes = _decode_boxes(found, sizes)
+    centres = (boxes[:, :2] + cells) * stride
+    keypoints = _decode_keypoints(found, sizes) + (cells * stride)[:, None]
+    scores = found[:, OBJECTNESS : FIRST_CLASS + _num_classes(raw.shape[2])].sigmoid()
+    return torch.cat((centres, boxes[:, 2:], scores, keypoints.flatten(1)), 1), image
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Suppression and fusion (section 3.3)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The parameters of inference, with the paper's symbols.
+
+    Attributes:
+        pose_confidence: tau_cp.
+        pose_iou: tau_bp.
+        keypoint_confidence: tau_ck.
+        keypoint_iou: tau_bk.
+        fusion_confidence: tau_fc, score that a pose needs to take part in fusion.
+        fusion_distance: tau_fd, in pixels of the original picture.
+        fusion: whether keypoint objects are used at all.
+        max_candidates: objects of a picture that enter the suppression, by score.
+        max_detections: objects of a picture that leave it, over all classes of a pass.
+        class_offset: pixels between the classes in the suppression.
+        clipping: `all`: keypoints of poses are clipped to the picture after fusion, keypoint objects are used as found;
+            `published`: boxes are clipped before their centre is taken, and of a pose only the first two keypoints.
+        mapping: `exact`: by the map that made the input; `published`: by gain and padding calculated again, without
+            the rounding of the real padding.
+        round_boxes: boxes are rounded to whole pixels.
+        pixel_centres: the weights count keypoints from pixel centres, as the published ones do.
+    """
+
+    pose_confidence: float
+    pose_iou: float
+    keypoint_confidence: float
+    keypoint_iou: float
+    fusion_confidence: float
+    fusion_distance: float
+    fusion: bool
+    max_candidates: int
+    max_detections: int
+    class_offset: float
+    clipping: Literal["all", "published"]
+    mapping: Literal["exact", "published"]
+    round_boxes: bool
+    pixel_centres: bool
+
+    def __post_init__(self) -> None:
+        for name in ("pose_confidence", "pose_iou", "keypoint_confidence", "keypoint_iou", "fusion_confidence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"inference.{name} is {getattr(self, name)}, but must lie in 0..1")
+        for name, choices in (("clipping", ("all", "published")), ("mapping", ("exact", "published"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"inference.{name} is {getattr(self, name)!r}; there are: {', '.join(choices)}")
+
+    @property
+    def threshold(self) -> float:
+        """Objectness below which a row matters to neither pass."""
+        return min(self.pose_confidence, self.keypoint_confidence)
+
+
+@dataclass
+class Detections:
+    """Objects after suppression, by image and falling score.
+
+    Attributes:
+        rows: (P,) int64, rows of the decoded outputs.
+        image_index: (P,) int64.
+        boxes: (P, 4) xyxy.
+        scores: (P,) objectness times class.
+        categories: (P,) int64.
+    """
+
+    rows: Tensor
+    image_index: Tensor
+    boxes: Tensor
+    scores: Tensor
+    categories: Tensor
+
+    def __getitem__(self, index: Tensor) -> Detections:
+        return Detections(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+def detect(rows: Tensor, image_index: Tensor, settings: Inference) -> tuple[Detections, Detections]:
+    """Pose objects and keypoint objects among decoded rows (M, C): the best class of each, then suppression."""
+    scores, categories = (rows[:, FIRST_CLASS : FIRST_CLASS + _num_classes(rows.shape[1])]).max(1)
+    scores = scores * rows[:, OBJECTNESS]
+    number = torch.arange(len(rows), device=rows.device)
+    found = Detections(number, image_index, to_corners(rows[:, :BOX_COLUMNS]), scores, categories)
+    if settings.pose_iou == settings.keypoint_iou and settings.keypoint_confidence >= settings.pose_confidence:
+        # published: one pass does when the thresholds allow it, with one limit for both kinds
+        both = _suppressed(found[scores > settings.pose_confidence], settings.pose_iou, settings)
+        sure = both.scores >= settings.keypoint_confidence
+        return both[both.categories == POSE], both[(both.categories != POSE) & sure]
+    poses = found[(categories == POSE) & (scores > settings.pose_confidence)]
+    keypoints = found[(categories != POSE) & (scores > settings.keypoint_confidence)]
+    return _suppressed(poses, settings.pose_iou, settings), _suppressed(keypoints, settings.keypoint_iou, settings)
+
+
+def _suppressed(found: Detections, max_iou: float, settings: Inference) -> Detections:
+    limits = (settings.max_candidates, settings.max_detections, settings.class_offset)
+    return found[suppress(found.boxes, found.scores, found.categories, found.image_index, max_iou, *limits)]
+
+
+def find_people(
+    rows: Tensor, image_index: Tensor, to_original: Tensor, sizes: Tensor, settings: Inference
+) -> Predictions:
+    """Poses of a batch from decoded rows.
+
+    Args:
+        rows: (M, C) from `decode`.
+        image_index: (M,) int64, ascending.
+        to_original: (B, 2, 3) map from pixels of the input to pixels of the original image.
+        sizes: (B, 2) height and width of the original images.
+        settings: thresholds and choices.
+
+    Returns:
+        Poses in original pixels. A keypoint's score is that of the keypoint object that replaced it, else 0.
+    """
+    poses, objects_found = detect(rows, image_index, settings)
+    first = FIRST_CLASS + _num_classes(rows.shape[1])
+    keypoints = _mapped(rows[poses.rows, first:], to_original[poses.image_index])
+    boxes = clip(_mapped(poses.boxes, to_original[poses.image_index]), sizes[poses.image_index])
+    if settings.clipping == "published":
+        seen = keypoints[:, :4]
+        keypoints = torch.cat((clip(seen, sizes[poses.image_index]), keypoints[:, 4:]), 1)
+    keypoints = keypoints.unflatten(1, (-1, 2))
+    confidences = torch.zeros_like(keypoints[..., 0])
+    if settings.fusion:
+        able = torch.nonzero(poses.scores > settings.fusion_confidence)[:, 0]
+        centres = _object_centres(objects_found, to_original, sizes, settings)
+        fused = fuse(keypoints[able], poses.image_index[able], centres, objects_found, settings.fusion_distance)
+        keypoints[able], confidences[able] = fused
+    if settings.clipping == "all":
+        keypoints = clip(keypoints, sizes[poses.image_index][:, None])
+    return Predictions(
+        image_index=poses.image_index,
+        # published weights count keypoints from pixel centres; we count from the corner of the first pixel
+        keypoints=keypoints + 0.5 if settings.pixel_centres else keypoints,
+        keypoint_scores=confidences,
+        scores=poses.scores,
+        boxes=boxes.round() if settings.round_boxes else boxes,
+    )
+
+
+def _mapped(points: Tensor, maps: Tensor) -> Tensor:
+    """(P, 2 n) pairs x, y moved by a map (P, 2, 3) each."""
+    maps = maps.to(points)
+    pairs = points.unflatten(-1, (-1, 2))
+    return (pairs @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]).flatten(-2)
+
+
+def _object_centres(found: Detections, to_original: Tensor, sizes: Tensor, settings: Inference) -> Tensor:
+    """(P, 2) where keypoint objects put their keypoint, in original pixels."""
+    boxes = _mapped(found.boxes, to_original[found.image_index])
+    if settings.clipping == "published":
+        boxes = clip(boxes, sizes[found.image_index])
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def fuse(
+    keypoints: Tensor, pose_image: Tensor, centres: Tensor, found: Detections, max_distance: float
+) -> tuple[Tensor, Tensor]:
+    """Replaces keypoints of poses by keypoint objects of the same kind nearby.
+
+    Objects come by falling score; each goes to the pose whose keypoint, perhaps already replaced, is nearest at that
+    moment, and replaces it unless it was replaced before or is too far. Keypoint kinds and images do not touch each
+    other, so all of them proceed together, one object each per round.
+
+    Args:
+        keypoints: (P, K, 2) of the poses that take part.
+        pose_image: (P,) their image, ascending.
+        centres: (Q, 2) of the keypoint objects.
+        found: the keypoint objects, by image and falling score.
+        max_distance: in the unit of the coordinates.
+
+    Returns:
+        (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else 0.
+    """
+    confidences = torch.zeros_like(keypoints[..., 0])
+    if not len(keypoints) or not len(found.scores):
+        return keypoints, confidences
+    num_keypoints = keypoints.shape[1]
+    group = found.image_index * num_keypoints + found.categories - 1
+    order = torch.argsort(group, stable=True)
+    group = group[order]
+    rank, slot = ranks(group), ranks(pose_image)
+    num_groups = (int(found.image_index[-1].maximum(pose_image[-1])) + 1) * num_keypoints
+    rounds, width = int(rank.max()) + 1, int(slot.max()) + 1
+    table = centres.new_zeros(rounds, num_groups, 2)
+    table[rank, group] = centres[order]
+    scores = centres.new_zeros(rounds, num_groups)
+    scores[rank, group] = found.scores[order]
+    current = centres.new_full((num_groups, width, 2), torch.inf)
+    of_pose = pose_image[:, None] * num_keypoints + torch.arange(num_keypoints, device=group.device)
+    current[of_pose, slot[:, None]] = keypoints
+    best = centres.new_zeros(num_groups, width)
+    every = torch.arange(num_groups, device=group.device)
+    for place, score in zip(table, scores, strict=True):
+        distance, nearest = (current - place[:, None]).norm(dim=-1).min(1)
+        held = best[every, nearest]
+        taken = (score > held) & (distance < max_distance)
+        current[every, nearest] = torch.where(taken[:, None], place, current[every, nearest])
+        best[every, nearest] = torch.where(taken, score, held)
+    return current[of_pose, slot[:, None]], best[of_pose, slot[:, None]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The method
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Kapao(PoseMethod):
+    """KAPAO as a method of the laboratory.
+
+    Args:
+        skeleton: the keypoints, or their name.
+        net: makes the network from the number of keypoints.
+        optimisation: see the base class.
+        labels: arguments of `Labels`.
+        max_ratio: an anchor fits an object if neither side differs by this factor or more.
+        gains: weights of the terms `box`, `objectness`, `class`, `keypoints`.
+        gain_reference: what the gains were chosen for: `image_size`, `levels`, `classes`; None: use them as they are.
+        image_size: longer side of the input in pixels.
+        level_weights: weights of the levels' objectness.
+        inference: arguments of `Inference`.
+        sum_over_batch: the loss is a sum over the pictures of a batch.
+
+    Raises:
+        ValueError: if the numbers of levels or keypoints do not fit each other.
+    """
+
+    net: CSPPose
+    strides: Tensor
+
+    def __init__(
+        self,
+        skeleton: Skeleton | str,
+        net: Callable[..., CSPPose],
+        optimisation: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        max_ratio: float,
+        gains: Mapping[str, float],
+        gain_reference: Mapping[str, float] | None,
+        image_size: int,
+        level_weights: Sequence[float],
+        inference: Mapping[str, Any],
+        sum_over_batch: bool = True,
+    ) -> None:
+        keypoints = skeleton if isinstance(skeleton, Skeleton) else named_skeleton(skeleton)
+        network = net(num_keypoints=len(keypoints))
+        super().__init__(keypoints, network, optimisation, sum_over_batch)
+        self.labels = Labels(**labels)
+        self.inference = Inference(**inference)
+        self.max_ratio = max_ratio
+        self.level_weights = tuple(level_weights)
+        self.gains = _scaled_gains(gains, gain_reference, image_size, len(network.strides), network.num_classes)
+        self.register_buffer("strides", torch.tensor(network.strides), persistent=False)
+        _check_numbers(self.labels, len(keypoints), self.level_weights, network.strides)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The four terms of the loss, times their gains."""
+        height, width = batch.images.shape[-2:]
+        raw = self.net(_normalised(batch.images))
+        labels = self.labels
+        if labels.borders == "published" and not self.training:
+            labels = replace(labels, borders="clipped")  # published validation pictures are not augmented
+        grids = torch.stack((width // self.strides, height // self.strides), 1)
+        targets = objects(batch.instances, height, width, labels)
+        matches = match(targets, self.net.anchors, self.strides, grids, self.max_ratio)
+        terms = kapao_losses(raw, matches, self.level_weights)
+        return {name: self.gains[name] * value for name, value in terms.items()}
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Predictions:
+        """The people found, in pixels of the original images."""
+        raw = self.net(_normalised(batch.images))
+        rows, image_index = decode(raw, self.net.anchors, self.net.strides, self.inference.threshold)
+        published = self.inference.mapping == "published"
+        shape = batch.images.shape[-2:]
+        to_original = published_map(batch.sizes, shape) if published else _inverted(batch.to_input)
+        return find_people(rows, image_index, to_original, batch.sizes, self.inference)
+
+
+def _normalised(images: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 -> 0..1."""
+    return images.to(torch.get_default_dtype()) / 255
+
+
+def _inverted(maps: Tensor) -> Tensor:
+    """(B, 2, 3) maps -> their inverses."""
+    linear = torch.linalg.inv(maps[:, :, :2])
+    return torch.cat((linear, -linear @ maps[:, :, 2:]), 2)
+
+
+def published_map(sizes: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, 2, 3) the map from input to original pixels that the published code assumes for a letterboxed picture.
+
+    Gain and padding are calculated again from the shapes; the real padding is rounded to whole pixels.
+
+    Args:
+        sizes: (B, 2) height and width of the originals.
+        shape: height and width of the input.
+    """
+    sizes = sizes.double()
+    frame = sizes.new_tensor(list(shape))
+    gain = (frame / sizes).amin(1)
+    padding = (frame - sizes * gain[:, None]) / 2
+    maps = sizes.new_zeros(len(sizes), 2, 3)
+    maps[:, 0, 0] = maps[:, 1, 1] = 1 / gain
+    maps[:, :, 2] = -padding.flip(1) / gain[:, None]
+    return maps
+
+
+def _scaled_gains(
+    gains: Mapping[str, float], reference: Mapping[str, float] | None, image_size: int, levels: int, classes: int
+) -> dict[str, float]:
+    """Gains carried over from the reference's picture size, levels and classes, as YOLOv5 does."""
+    if reference is None:
+        return dict(gains)
+    scale = dict.fromkeys(gains, reference["levels"] / levels)
+    scale["objectness"] *= (image_size / reference["image_size"]) ** 2
+    scale["class"] *= classes / reference["classes"]
+    return {name: gain * scale[name] for name, gain in gains.items()}
+
+
+def _check_numbers(labels: Labels, num_keypoints: int, level_weights: Sequence[float], strides: Sequence[int]) -> None:
+    sides = labels.keypoint_box
+    if isinstance(sides, Sequence) and len(sides) not in (1, num_keypoints):
+        raise ValueError(f"labels.keypoint_box has {len(sides)} values; give one, or {num_keypoints}, one per keypoint")
+    if len(level_weights) != len(strides):
+        raise ValueError(f"level_weights has {len(level_weights)} values, but net.anchors has {len(strides)} levels")

@@ -1,0 +1,69 @@
+"""Decoding, suppression and fusion against the published outputs."""
+
+import pytest
+import torch
+
+from pose_lab.methods.kapao import decode, detect, find_people, published_map
+from tests.methods.kapao_cases import PUBLISHED, fixture, inference, net
+
+CASES = (
+    "00_empty 01_one_person 02_crowd 03_overlap 04_close_same_type 05_keypoints_only 06_low_score_persons 07_thresholds "
+    "08_letterbox_out_of_image 09_ties 10_max_det 11_batch 12_combined_nms 13_no_keypoint_objects"
+).split()
+NAMES = "pose_confidence pose_iou keypoint_confidence keypoint_iou fusion_confidence fusion_distance fusion".split()
+
+
+def load(case):
+    data = fixture(f"post_{case}")
+    settings = inference(**dict(zip(NAMES, data["params_f64"].tolist(), strict=True)), **PUBLISHED)
+    # the network's decoding leaves out rows of low objectness, so do it here
+    image_index, row = torch.nonzero(data["pred"][..., 4] > settings.threshold, as_tuple=True)
+    return data, settings, data["pred"][image_index, row], image_index
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_objects_after_suppression(case):
+    data, settings, rows, image_index = load(case)
+    poses, keypoints = detect(rows, image_index, settings)
+    first = rows.shape[1] - 2 * int(data["K"])
+    values = torch.cat((poses.boxes, poses.scores[:, None], poses.categories[:, None], rows[poses.rows, first:]), 1)
+    count = len(data["person_count"])
+    assert torch.bincount(poses.image_index, minlength=count).tolist() == data["person_count"].tolist()
+    assert torch.bincount(keypoints.image_index, minlength=count).tolist() == data["kp_count"].tolist()
+    assert torch.equal(values, data["person_dets"])
+    values = torch.cat((keypoints.boxes, keypoints.scores[:, None], keypoints.categories[:, None]), 1)
+    assert torch.equal(values, data["kp_dets"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_people_equal_published(case):
+    data, settings, rows, image_index = load(case)
+    maps = published_map(data["orig_shape"], data["net_shape"].tolist())
+    found = find_people(rows, image_index, maps, data["orig_shape"], settings)
+    assert torch.equal(found.image_index, data["image_index"])
+    assert torch.equal(found.scores, data["scores"])
+    assert torch.equal(found.keypoint_scores, data["poses"][..., 2])
+    assert (found.keypoint_scores > 0).sum(0).tolist() == data["n_fused"].tolist()
+    torch.testing.assert_close(found.keypoints, data["poses"][..., :2], rtol=0, atol=2e-4)
+    torch.testing.assert_close(found.boxes, data["boxes"], rtol=0, atol=0)
+
+
+def test_decoding_of_published_outputs():
+    data = fixture("forward")
+    raw = [data[f"raw{level}"].movedim(-1, 2) for level in range(4)]
+    network = net(17, 0.125, 0.1)
+    rows, image_index = decode(raw, network.anchors, network.strides, -1.0)
+    assert image_index.tolist() == [0] * len(rows)
+    torch.testing.assert_close(rows[None], data["decoded"], rtol=0, atol=5e-4)
+
+
+def test_decoding_leaves_out_low_objectness_only():
+    network = net(5, 0.125, 0.1)
+    torch.manual_seed(0)
+    raw = [torch.randn(2, 3, 21, 64 // s, 128 // s) for s in network.strides]
+    rows, image_index = decode(raw, network.anchors, network.strides, -1.0)
+    few, few_index = decode(raw, network.anchors, network.strides, 0.6)
+    kept = rows[:, 4] > 0.6
+    assert 0 < len(few) < len(rows)
+    assert torch.equal(few, rows[kept])
+    assert torch.equal(few_index, image_index[kept])
