@@ -1,0 +1,56 @@
+"""OKS AP over several processes (gloo): equal to the bit to one process, whatever the division of the images."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from pose_lab.metrics.oks_ap import OKSAveragePrecision
+from pose_lab.skeletons import COCO
+from tests.metrics.official import predictions_from
+from tests.metrics.test_oks_ap import small_case
+
+# Which images (of 25) each process is given, batch by batch: unequal counts, none at all, repeated ones, no update.
+DIVISIONS = {
+    2: [[[range(0, 25)], []], [[], [range(0, 25)]], [[range(0, 9), range(9, 11)], [range(10, 25)]]],
+    3: [
+        [[range(0, 25, 3)], [range(1, 25, 3)], [range(2, 25, 3), range(0, 2)]],
+        [[range(0, 0)], [range(0, 25)], []],
+        [[range(20, 25)], [range(0, 20), range(3, 8)], [range(0, 1), range(24, 25)]],
+    ],
+}
+
+
+def numbers_of(batches: list[range]) -> torch.Tensor:
+    truth, ids, xy, scores = small_case()
+    metric = OKSAveragePrecision(truth, COCO)
+    for batch in batches:
+        images = truth.image_ids[np.array(batch, dtype=np.int64)]
+        rows = np.isin(ids, images)
+        metric.update(predictions_from(images, ids[rows], xy[rows], scores[rows]), torch.from_numpy(images))
+    numbers = list(metric.compute().values())
+    assert len(metric.matches().scores) > 0  # of all processes, on every process
+    return torch.stack(numbers)
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    results = [numbers_of(division[rank]) for division in DIVISIONS[world]]
+    torch.save(torch.stack(results), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_every_division_gives_the_numbers_of_one_process(world: int):
+    alone = numbers_of([range(25)])
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(work, (world, folder), nprocs=world)
+        for rank in range(world):
+            results = torch.load(Path(folder) / f"{rank}.pt", weights_only=True)
+            assert torch.equal(results, alone.expand_as(results))
