@@ -18,6 +18,7 @@ WRITE_ADVICE = {
     errno.EROFS: "the file system is read-only: choose another folder with results=FOLDER",
     errno.EACCES: "no permission to write there: choose another folder with results=FOLDER, or mend its permissions",
     errno.EPERM: "no permission to write there: choose another folder with results=FOLDER, or mend its permissions",
+    errno.ENOLCK: "that file system has no locks: choose another folder with results=FOLDER",
     errno.ENOTDIR: "a part of that path is a file, not a folder: choose another folder with results=FOLDER",
     errno.EEXIST: "a file of that name is in the way: move it, or choose another folder with results=FOLDER",
 }
@@ -120,9 +121,9 @@ class FileLock:
         make_folder(self.path.parent)
         with explained(self.path.parent):
             file = open(self.path, "ab")  # noqa: SIM115, it stays open as long as the lock is held
-        if not _lock(file, fcntl.LOCK_EX if block else fcntl.LOCK_EX | fcntl.LOCK_NB):
-            file.close()
-            return False
+            if not _lock(file, fcntl.LOCK_EX if block else fcntl.LOCK_EX | fcntl.LOCK_NB):
+                file.close()
+                return False
         self._held[self.path] = file
         return True
 

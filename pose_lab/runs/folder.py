@@ -21,7 +21,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from yaml import CSafeLoader
 
 from pose_lab.runs.files import FileLock, read_json, write_json, write_text
 from pose_lab.runs.identity import resolved
@@ -144,8 +146,8 @@ class RunFolder:
         """Writes `config.yaml`, resolved and without Hydra's own node."""
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
 
-    def config(self) -> DictConfig:
-        """The run's config as it was started.
+    def config(self) -> dict[str, Any]:
+        """The run's config as it was started, resolved.
 
         Raises:
             FileNotFoundError: the run has none yet.
@@ -153,14 +155,12 @@ class RunFolder:
         """
         path = self.path / "config.yaml"
         try:
-            cfg = OmegaConf.load(path)
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # PyYAML and OmegaConf share no base class
-            raise ValueError(f"{path} is not a readable config ({error}): delete this run's folder") from error
-        if not isinstance(cfg, DictConfig):
-            raise ValueError(f"{path} is not a readable config (no mapping): delete this run's folder")
-        return cfg
+            content = yaml.load(path.read_bytes(), CSafeLoader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid YAML ({error}): delete this run's folder") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} holds no config: delete this run's folder")
+        return content
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:
         """Replaces `progress.json`."""

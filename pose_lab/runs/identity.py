@@ -50,10 +50,13 @@ def identity(cfg: DictConfig, fingerprint: str) -> str:
 
 def deciding(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config without the keys of `UNDECISIVE`, in canonical values."""
-    content = resolved(cfg)
-    for key in UNDECISIVE:
-        _drop(content, key.split("."))
-    return {key: _canonical(value, key) for key, value in content.items()}
+    return deciding_part(resolved(cfg))
+
+
+def deciding_part(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`deciding` of a config that is resolved already, as in a run's folder."""
+    kept = {str(key): _canonical(_without(value, (key,)), str(key)) for key, value in content.items()}
+    return {key: value for key, value in kept.items() if key not in UNDECISIVE}
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -95,11 +98,14 @@ def slug(overrides: Sequence[str]) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", words).strip("-.")[:SLUG_LENGTH] or "base"
 
 
-def _drop(content: Any, path: list[str]) -> None:
-    for key in path[:-1]:
-        content = content.get(key) if isinstance(content, dict) else None
-    if isinstance(content, dict):
-        content.pop(path[-1], None)
+def _without(value: Any, path: tuple[str, ...]) -> Any:
+    """The value at `path` of a config without what is not decisive in it; nothing if it is not decisive itself."""
+    if ".".join(path) in UNDECISIVE:
+        return None
+    if not isinstance(value, Mapping):
+        return value
+    kept = {key: item for key, item in value.items() if ".".join((*path, str(key))) not in UNDECISIVE}
+    return {key: _without(item, (*path, str(key))) for key, item in kept.items()}
 
 
 def _canonical(value: Any, key: str) -> Any:

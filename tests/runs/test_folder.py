@@ -73,15 +73,15 @@ def test_a_status_of_a_process_with_our_number_is_not_ours(tmp_path):
 
 def test_config_is_resolved_and_without_hydra(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.write_config(OmegaConf.create({"a": 1, "b": "${a}", "hydra": {"mode": "???"}}))
-    assert (tmp_path / "config.yaml").read_text() == "a: 1\nb: 1\n"
-    assert folder.config() == {"a": 1, "b": 1}
+    folder.write_config(OmegaConf.create({"a": 1, "b": "${a}", "c": 5e-5, "hydra": {"mode": "???"}}))
+    assert (tmp_path / "config.yaml").read_text() == "a: 1\nb: 1\nc: 5.0e-05\n"
+    assert folder.config() == {"a": 1, "b": 1, "c": 5e-5}
 
 
-@pytest.mark.parametrize("text", ["a: [1", "- 1"])
+@pytest.mark.parametrize("text", ["a: [1", "- 1", "x"])
 def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.yaml is not a readable config"):
+    with pytest.raises(ValueError, match=r"config\.yaml (is not valid YAML|holds no config)"):
         RunFolder(tmp_path).config()
 
 

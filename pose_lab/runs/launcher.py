@@ -1,0 +1,218 @@
+"""`hydra/launcher=processes`: Hydra's multirun with each run as its own process.
+
+Hydra composes the runs of a sweep; this launcher finds each run's folder by its identity, leaves out the finished ones,
+starts the others with explicit overrides (so that any of them can be repeated alone, and a process that re-executes its
+command line, as `ddp` does, repeats one run and not the sweep), and ends with the report.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from pose_lab.runs.files import make_folder, write_json
+from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.identity import resolved, run_folder
+from pose_lab.runs.sweep import Job, Settings, Sweep, follow_parent
+from pose_lab.runs.table import console, final_table, view
+
+OWN_HYDRA_KEYS = ("hydra.mode", "hydra.run.", "hydra.sweep.", "hydra.sweeper.", "hydra.launcher.", "hydra/launcher")
+
+
+@dataclass
+class ProcessesConf:
+    """The launcher's config.
+
+    Attributes:
+        parallel: how many runs train at once; they share the processor's cores.
+        retry_failed: start failed runs again (interrupted ones always go on).
+        grace_seconds: how long a run may take to write its checkpoint when it is stopped.
+        devices: a value of CUDA_VISIBLE_DEVICES for each of the runs that train at once; empty leaves it alone.
+        log_lines: how many last lines of a failed run's log are shown at the end.
+        program: the module that trains one run.
+        fingerprint: the function that takes a run's config and returns the fingerprint of its data.
+    """
+
+    _target_: str = "hydra_plugins.pose_lab.ProcessLauncher"
+    parallel: int = 1
+    retry_failed: bool = True
+    grace_seconds: float = 60.0
+    devices: list[str] = field(default_factory=list)
+    log_lines: int = 20
+    program: str = "pose_lab.run"
+    fingerprint: str = "pose_lab.runs.train.fingerprint"
+
+
+class ProcessLauncher(Launcher):
+    """See the module; arguments as in `ProcessesConf`."""
+
+    __module__ = "hydra_plugins.pose_lab"  # Hydra instantiates no plugin from elsewhere
+
+    def __init__(
+        self,
+        parallel: int,
+        retry_failed: bool,
+        grace_seconds: float,
+        devices: Sequence[str],
+        log_lines: int,
+        program: str,
+        fingerprint: str,
+    ) -> None:
+        self.settings = Settings(parallel, retry_failed, grace_seconds, list(devices))
+        self.log_lines = log_lines
+        self.program = program
+        self.fingerprint = fingerprint
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keeps what Hydra hands over; refuses settings and folders that cannot work before anything starts."""
+        self.hydra_context = hydra_context
+        self.config = config
+        if self.settings.parallel < 1:
+            raise HydraException(f"hydra.launcher.parallel={self.settings.parallel}: at least one run must train")
+        try:
+            make_folder(Path(config.hydra.sweep.dir))
+        except OSError as error:
+            raise HydraException(str(error)) from error
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs what is not finished.
+
+        Raises:
+            HydraException: a run's config or data are not usable; nothing was started.
+            SystemExit: some runs failed (1), or the sweep was stopped (130 after Ctrl-C).
+        """
+        try:
+            configs = [self._compose(overrides) for overrides in job_overrides]
+            jobs = self._jobs(configs, job_overrides, initial_job_idx + 1)
+        except (OSError, TypeError, ValueError) as error:
+            raise HydraException(str(error)) from error
+        screen, metric = console(), str(OmegaConf.select(configs[0], "report.metric", default="AP"))
+        sweep = Sweep(jobs, self.settings, view(screen, metric))
+        sweep.run()
+        screen.print(final_table(jobs, metric))
+        for folder in dict.fromkeys(job.folder.path.parent for job in jobs):
+            _report(folder, resolved(configs[0]).get("report"), screen)
+        self._leave(sweep, screen)
+        return [_completed(cfg, overrides) for cfg, overrides in zip(configs, job_overrides, strict=True)]
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        HydraConfig.instance().set_config(cfg)  # the config may interpolate Hydra's
+        return cfg
+
+    def _jobs(self, configs: Sequence[DictConfig], job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """One job per different run, in the sweep's order; each has its folder with its config in it."""
+        fingerprint: Callable[[DictConfig], str] = pkgutil.resolve_name(self.fingerprint)
+        swept = swept_keys(job_overrides) | set(self.config.hydra.sweeper.get("params") or {})
+        jobs: dict[Path, Job] = {}
+        for cfg, overrides in zip(configs, job_overrides, strict=True):
+            named = [override for override in overrides if _key(override) in swept]
+            folder = RunFolder(run_folder(cfg, fingerprint(cfg), named))
+            if not (folder.path / "config.yaml").exists():
+                folder.write_config(cfg)
+            if folder.path not in jobs:
+                jobs[folder.path] = Job(first + len(jobs), folder, self._command(cfg, overrides, folder))
+        _write_plan(list(jobs.values()))
+        return list(jobs.values())
+
+    def _command(self, cfg: DictConfig, overrides: Sequence[str], folder: RunFolder) -> list[str]:
+        """The command that trains one run, complete in itself."""
+        hydra = [override for override in cfg.hydra.overrides.hydra if not override.startswith(OWN_HYDRA_KEYS)]
+        own = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(folder.path))}"]
+        return [sys.executable, "-m", self.program, *_config_flags(cfg), *hydra, *overrides, *own]
+
+    def _leave(self, sweep: Sweep, screen: Console) -> None:
+        """Ends the process with the sweep's status, unless all is well."""
+        again = shlex.join(["python", "-m", self.program, *sys.argv[1:]])
+        failed = [job for job in sweep.jobs if job.state == "failed"]
+        for job in failed:
+            show_failure(job, self.log_lines, screen)
+        if sweep.stopped_by is not None:
+            screen.print(f"\nStopped. To go on where it stopped:\n  {again}", soft_wrap=True, markup=False)
+            raise SystemExit(128 + sweep.stopped_by)
+        if failed:
+            text = f"\n{len(failed)} of {len(sweep.jobs)} runs failed. To try them again:\n  {again}"
+            screen.print(text, soft_wrap=True, markup=False)
+            raise SystemExit(1)
+
+
+def register() -> None:
+    """Makes the launcher known to Hydra; called before Hydra's main function.
+
+    In a run that a sweep started, it begins to follow that sweep.
+    """
+    follow_parent()
+    Plugins.instance().register(ProcessLauncher)
+    ConfigStore.instance().store(group="hydra/launcher", name="processes", node=ProcessesConf, provider="pose_lab")
+
+
+def swept_keys(job_overrides: Sequence[Sequence[str]]) -> set[str]:
+    """The keys that not all jobs give the same value."""
+    common = set.intersection(*map(set, job_overrides))
+    return {_key(override) for overrides in job_overrides for override in overrides if override not in common}
+
+
+def show_failure(job: Job, lines: int, screen: Console) -> None:
+    """Prints the last lines of a failed run's log."""
+    screen.print(f"\n{job.folder.name} failed: {job.error}", style="red", soft_wrap=True, markup=False)
+    screen.print(f"The last lines of {job.folder.log}:", soft_wrap=True, markup=False)
+    for line in job.folder.log_tail(lines):
+        screen.print(f"  {line}", soft_wrap=True, markup=False)
+
+
+def _report(folder: Path, node: Mapping[str, Any] | None, screen: Console) -> None:
+    """The report must not take the sweep's result with it: what stops it is said, and the sweep ends as it would."""
+    from pose_lab.runs import formats, report  # here, as --help needs none of what they import
+
+    try:
+        made = report.build(folder, node)
+        formats.show(made, screen)
+        files = formats.write(made)
+    except (OSError, ValueError) as error:
+        screen.print(f"No report: {error}", soft_wrap=True, markup=False)
+    else:
+        screen.print(f"Report: {files[0]} (also {', '.join(file.suffix for file in files[1:])})", soft_wrap=True)
+
+
+def _write_plan(jobs: Sequence[Job]) -> None:
+    """`sweep.json`: what was started, for people and for the commands that look at a sweep later."""
+    for folder in dict.fromkeys(job.folder.path.parent for job in jobs):
+        runs = [{"folder": job.folder.name, "command": job.command} for job in jobs if job.folder.path.parent == folder]
+        write_json(folder / "sweep.json", {"started": time.time(), "arguments": sys.argv[1:], "runs": runs})
+
+
+def _config_flags(cfg: DictConfig) -> list[str]:
+    """Hydra's own flags that decide what is composed: the config's name and a folder given by `--config-dir`."""
+    added = [source.path for source in cfg.hydra.runtime.config_sources if source.provider == "command-line"]
+    return ["--config-name", cfg.hydra.job.config_name, *[flag for path in added for flag in ("--config-dir", path)]]
+
+
+def _completed(cfg: DictConfig, overrides: Sequence[str]) -> JobReturn:
+    done = JobReturn(overrides=list(overrides), cfg=cfg, status=JobStatus.COMPLETED)
+    done.return_value = None
+    return done
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0]
+
+
+def _quoted(text: str) -> str:
+    """A string of Hydra's override grammar."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

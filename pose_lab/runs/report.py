@@ -1,0 +1,265 @@
+"""The report of a sweep, made from its run folders alone: terminal table, `report.md`, `.csv`, `.tex`, `.png`, `.svg`.
+
+The config's node `report` says how it looks:
+
+    report:
+      title: what the experiment is called
+      axis: method.keypoint_box      # the config key on the figure's x axis; null: a bar for each setting
+      axis_label: its words and unit # null: the key's last word
+      metric: AP                     # on the y axis, and what is called best
+      columns: [AP, AP50]            # of `metrics.json`, fractions; shown in percent
+      published:                     # what the measured numbers are held against; null: nothing
+        source: authors, venue, table or figure
+        settings: the network, data, image size and test-time settings of those numbers
+        finding: what the paper says of the axis, in words
+        best_at: 0.05                # the axis value that the paper found best; null: none
+        rows:                        # numbers as the paper prints them, in percent
+          - {label: KAPAO-S, at: 0.05, AP: 50.0}
+
+Runs that differ only in their seed are one row: mean and standard deviation over them, and how many they are.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pose_lab.runs.folder import RunFolder, State, Status
+from pose_lab.runs.identity import deciding_part
+
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder says."""
+
+    name: str
+    status: Status
+    settings: Mapping[str, Any]  # by dotted key: what decides its result
+    metrics: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    report: Mapping[str, Any]
+
+    @property
+    def state(self) -> State:
+        """The run's state; intervals without a number come from it."""
+        return self.status.state
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric over seeds, as fraction. `low` and `high` are a confidence interval where there is one."""
+
+    values: Sequence[float]
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """The sample's standard deviation; None for one seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one setting, or a published number (with `label`)."""
+
+    settings: Mapping[str, Any]
+    estimates: Mapping[str, Estimate]
+    runs: Sequence[Run] = ()
+    label: str | None = None
+
+    @property
+    def state(self) -> str:
+        """Empty when all runs have finished, else how many are in which state."""
+        states = Counter(run.state for run in self.runs)
+        if set(states) <= {"finished"}:
+            return ""
+        if len(self.runs) == 1:
+            return _state_of(self.runs[0])
+        return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the measured numbers are held against; see the module."""
+
+    source: str = ""
+    settings: str = ""
+    finding: str = ""
+    best_at: float | None = None
+    rows: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def sentence(self) -> str:
+        """Source, settings and finding; empty when nothing is given."""
+        about = ": ".join(
+            part for part in (self.source + (f" ({self.settings})" if self.settings else ""), self.finding) if part
+        )
+        return f"Published: {about}" if about else ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is shown of a sweep, in no format yet."""
+
+    folder: Path
+    title: str
+    facts: Mapping[str, str]  # scale, data, device, date, versions
+    axis: str | None
+    axis_label: str
+    metric: str
+    columns: Sequence[str]
+    keys: Mapping[str, str]  # the config keys that differ between runs, with the words they are called
+    rows: Sequence[Row]
+    published: Published
+    published_rows: Sequence[Row] = ()
+    failed: Sequence[Run] = field(default=())
+
+    @property
+    def several_seeds(self) -> bool:
+        """Whether any setting was run more than once."""
+        return any(len(row.runs) > 1 for row in self.rows)
+
+    def best(self, column: str) -> float | None:
+        """The highest mean of a column among the measured rows."""
+        means = [row.estimates[column].mean for row in self.rows if column in row.estimates]
+        return max(means) if len(means) > 1 else None
+
+
+def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
+    """Reads a sweep's folder.
+
+    Args:
+        folder: of the sweep.
+        node: the config's `report` as plain containers; without it the one of the run that was started last.
+
+    Raises:
+        FileNotFoundError: no run has been started there.
+        ValueError: a run's file is damaged, or `report` has an unknown key; the message names it.
+    """
+    runs = read_runs(folder)
+    if not runs:
+        raise FileNotFoundError(f"no runs in {folder}: start them with python -m pose_lab.run experiment=NAME")
+    node = node if node is not None else max(runs, key=lambda run: run.status.started or 0).report
+    published = _published(node.get("published") or {})
+    axis, metric = node.get("axis"), node.get("metric") or "AP"
+    keys = _named([key for key in _differing(runs) if key != SEED], axis)
+    columns = list(dict.fromkeys([*(node.get("columns") or []), metric]))
+    return Report(
+        folder=folder,
+        title=node.get("title") or folder.parent.name,
+        facts=_facts(folder, runs),
+        axis=axis,
+        axis_label=node.get("axis_label") or (keys.get(axis, "") if axis else ""),
+        metric=metric,
+        columns=columns,
+        keys=keys,
+        rows=_rows(runs, list(keys), columns),
+        published=published,
+        published_rows=[_published_row(row, axis, columns) for row in published.rows],
+        failed=[run for run in runs if run.state == "failed"],
+    )
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """All runs of a sweep whose config is written, by name."""
+    return [_read_run(RunFolder(path.parent)) for path in sorted(folder.glob("*/config.yaml"))]
+
+
+def _read_run(folder: RunFolder) -> Run:
+    content, status = folder.config(), folder.status()
+    finished = status.state == "finished"
+    progress = folder.progress() if status.state == "running" else {}
+    metrics = folder.metrics() if finished else {}
+    settings = flat(deciding_part(content))
+    return Run(folder.name, status, settings, metrics, progress, content.get("report") or {})
+
+
+def flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted key."""
+    result: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{above}{key}"
+        result |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return result
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    return [key for key in keys if len({repr(run.settings.get(key)) for run in runs}) > 1]
+
+
+def _named(keys: Sequence[str], axis: str | None) -> dict[str, str]:
+    """Each key with its last word, or the whole key where two end alike; the axis comes first."""
+    ordered = sorted(dict.fromkeys([*([axis] if axis else []), *keys]), key=lambda key: key != axis)
+    last = Counter(key.rsplit(".", 1)[-1] for key in ordered)
+    return {key: word if last[word := key.rsplit(".", 1)[-1]] == 1 else key for key in ordered}
+
+
+def _rows(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> list[Row]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(repr([run.settings.get(key) for key in keys]), []).append(run)
+    rows = [_row(group, keys, columns) for group in groups.values()]
+    return sorted(rows, key=lambda row: [_order(row.settings[key]) for key in keys])
+
+
+def _row(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> Row:
+    values = {name: [run.metrics[name] for run in runs if name in run.metrics] for name in (*columns, "seconds")}
+    estimates = {name: Estimate(found) for name, found in values.items() if found}
+    return Row({key: runs[0].settings.get(key) for key in keys}, estimates, runs)
+
+
+def _published_row(row: Mapping[str, Any], axis: str | None, columns: Sequence[str]) -> Row:
+    estimates = {name: Estimate([row[name] / 100]) for name in columns if row.get(name) is not None}
+    return Row({axis: row.get("at")} if axis else {}, estimates, label=str(row.get("label") or "published"))
+
+
+def _published(node: Mapping[str, Any]) -> Published:
+    unknown = set(node) - set(Published.__dataclass_fields__)
+    if unknown:
+        known = ", ".join(Published.__dataclass_fields__)
+        raise ValueError(f"report.published has no key {sorted(unknown)}: it has {known}")
+    return Published(**{key: value for key, value in node.items() if value is not None})
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Numbers by size, before words."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, float(value), "") if is_number else (1, 0.0, str(value))
+
+
+def _facts(folder: Path, runs: Sequence[Run]) -> dict[str, str]:
+    scale, _, data = folder.name.partition("-")
+    ended = max((run.status.ended or 0 for run in runs), default=0)
+    devices = dict.fromkeys(str(run.metrics["device"]) for run in runs if "device" in run.metrics)
+    torches = dict.fromkeys(f"torch {run.metrics['torch']}" for run in runs if "torch" in run.metrics)
+    states = Counter(run.state for run in runs)
+    facts = {
+        "scale": scale,
+        "data": data,
+        "device": "; ".join(devices),
+        "runs": ", ".join(f"{count} {state}" for state, count in states.items()),
+        "date": time.strftime("%Y-%m-%d", time.localtime(ended)) if ended else "",
+        "versions": ", ".join([f"pose_lab {version('pose_lab')}", *torches, f"Python {platform.python_version()}"]),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _state_of(run: Run) -> str:
+    now = run.progress
+    return f"{run.state} {now['epoch']}/{now['epochs']}" if now.get("epochs") else run.state
