@@ -32,7 +32,7 @@ def draw_poses(
     boxes: NDArray[np.floating] | None = None,
     scores: NDArray[np.floating] | None = None,
     numbers: bool = False,
-    zoom: int = 1,
+    zoom: float = 1,
 ) -> Image:
     """A copy of a picture with people drawn into it: left, right and centre of the body differ in colour.
 
@@ -44,16 +44,16 @@ def draw_poses(
         boxes: (P, 4) xyxy, drawn as thin frames.
         scores: (P,), written above each person.
         numbers: whether each keypoint's index is written beside it.
-        zoom: whole factor by which the picture is enlarged first; coordinates are of the picture as given.
+        zoom: factor by which the picture is resized first; coordinates are of the picture as given.
 
     Returns:
-        (H * zoom, W * zoom, 3) uint8 RGB.
+        (H * zoom, W * zoom, 3) uint8 RGB, rounded to whole pixels.
 
     Raises:
         ValueError: if the picture is not uint8 RGB, or the keypoints are not the skeleton's.
     """
     _check(image, keypoints, skeleton)
-    canvas = _enlarged(image, zoom)
+    canvas = _resized(image, zoom)
     points = np.asarray(keypoints[..., :2], np.float64) * zoom
     visibility = _visibility(keypoints)
     width = line_width(canvas)
@@ -110,10 +110,11 @@ def _check(image: Image, keypoints: NDArray[np.floating], skeleton: Skeleton) ->
         )
 
 
-def _enlarged(image: Image, zoom: int) -> Image:
+def _resized(image: Image, zoom: float) -> Image:
     if zoom == 1:
         return np.array(image, order="C")
-    return np.asarray(cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR), np.uint8)
+    interpolation = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=interpolation), np.uint8)
 
 
 def _visibility(keypoints: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -191,7 +192,7 @@ def _write_scores(
 
 def _write(canvas: Image, text: str, place: NDArray[np.float64]) -> None:
     """White text with a dark edge; `place` is its lower left corner, moved into the picture."""
-    size = max(0.35, max(canvas.shape[:2]) / 1600)
+    size = max(0.45, max(canvas.shape[:2]) / 1400)
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
     x = int(np.clip(place[0], 0, max(0, canvas.shape[1] - width)))
     y = int(np.clip(place[1], height + 1, canvas.shape[0] - 2))
