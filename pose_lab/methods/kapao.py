@@ -125,7 +125,9 @@ def _keypoint_boxes(people: Instances, frame: Tensor, labels: Labels) -> tuple[T
     inside = clip(zoomed, frame)
     centres = (inside[..., :2] + inside[..., 2:]) / 2
     boxes = clip(_around(centres, share * frame.flip(0)), frame - labels.edge)
-    return boxes, people.labelled & _large_enough(zoomed, inside, labels)
+    # a keypoint without visibility inside the frame was cut off with the rest of its mosaic tile
+    beyond = (clip(people.keypoints[..., :2], frame) != people.keypoints[..., :2]).any(-1)
+    return boxes, people.labelled & (visible | beyond) & _large_enough(zoomed, inside, labels)
 
 
 def _around(centres: Tensor, sides: Tensor) -> Tensor:

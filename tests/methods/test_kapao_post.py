@@ -3,14 +3,12 @@
 import pytest
 import torch
 
-from pose_lab.methods.kapao import decode, detect, find_people, published_map
+from pose_lab.methods.kapao import Inference, decode, detect, find_people, published_map
+from tests.conftest import ROOT
 from tests.methods.kapao_cases import PUBLISHED, fixture, inference, net
 
-CASES = (
-    "00_empty 01_one_person 02_crowd 03_overlap 04_close_same_type 05_keypoints_only 06_low_score_persons 07_thresholds "
-    "08_letterbox_out_of_image 09_ties 10_max_det 11_batch 12_combined_nms 13_no_keypoint_objects"
-).split()
-NAMES = "pose_confidence pose_iou keypoint_confidence keypoint_iou fusion_confidence fusion_distance fusion".split()
+CASES = [path.stem.removeprefix("post_") for path in sorted((ROOT / "tests" / "fixtures" / "kapao").glob("post_*.npz"))]
+NAMES = tuple(Inference.__dataclass_fields__)[:7]
 
 
 def load(case):
