@@ -1,0 +1,120 @@
+"""Backgrounds: ground and wall or sky, clutter, shadows. Everything is drawn before the people."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from pose_lab.data.synth.camera import Camera
+from pose_lab.data.synth.looks import colour
+
+Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
+
+
+def background(rng: Generator, camera: Camera, shadows: Floats) -> Floats32:
+    """A background (H, W, 3), 0 to 255.
+
+    Args:
+        rng: source of everything random.
+        camera: its horizon divides ground and wall.
+        shadows: (L, 2, 2) line segments in pixels that darken the ground.
+    """
+    ground, x, z = _ground(rng, camera)
+    image = _wall(rng, camera)
+    floor = _floor(rng, camera, x, z)
+    floor *= _shadow(rng, camera, shadows)
+    np.copyto(image, floor, where=ground[:, :, None])
+    blur = rng.uniform(0, 0.012) * camera.height * (rng.random() < 0.6)
+    return cv2.GaussianBlur(image, (0, 0), blur) if blur > 0.4 else image
+
+
+def noise(rng: Generator, height: int, width: int, cells: int, channels: int = 1) -> Floats32:
+    """Smooth noise (H, W) or (H, W, channels) with about `cells` bumps across, standard deviation near 1."""
+    small = rng.standard_normal((cells, cells, channels), dtype=np.float32)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _ground(rng: Generator, camera: Camera) -> tuple[NDArray[np.bool_], Floats32, Floats32]:
+    """Which pixels show the ground, and its coordinates there in metres."""
+    u, v = (slopes.astype(np.float32) for slopes in camera.rays())
+    axes = camera.rotation.T.astype(np.float32)  # rows: the world's x, y, z in camera coordinates
+    down = -(axes[1, 0] * u + (axes[1, 1] * v + axes[1, 2])[:, None])
+    far = 1000 * rng.choice([6, 10, 20, 60, 400])
+    distance = np.float32(camera.eye[1]) / np.maximum(down, 1e-5)
+    z = distance * (axes[2, 0] * u + (axes[2, 1] * v + axes[2, 2])[:, None])
+    x = distance * (axes[0, 0] * u + (axes[0, 1] * v + axes[0, 2])[:, None])
+    return (down > 1e-4) & (distance < far), x / 1000, z / 1000
+
+
+def _floor(rng: Generator, camera: Camera, x: Floats32, z: Floats32) -> Floats32:
+    """Plain, tiled, planked or mottled ground."""
+    first, second = colour(rng), colour(rng)
+    second = first + (second - first) * rng.uniform(0.05, 0.5)
+    size, kind = rng.uniform(0.15, 1.5), rng.integers(4)
+    if kind == 1:
+        mix = (np.floor(x / size) + np.floor(z / size)) % 2
+    elif kind == 2:
+        mix = np.floor(x / size + 0.3 * np.floor(z / (3 * size))) % 2
+    else:
+        cells = int(rng.integers(4, 40))
+        mix = 0.5 + 0.4 * noise(rng, camera.height, camera.width, cells)
+    mix = mix.astype(np.float32)[:, :, None]
+    floor = first.astype(np.float32) * (1 - mix) + second.astype(np.float32) * mix
+    grain = noise(rng, camera.height, camera.width, camera.height // 3)
+    floor += (rng.uniform(0, 9) * grain)[:, :, None]
+    return floor
+
+
+def _wall(rng: Generator, camera: Camera) -> Floats32:
+    """A wall or sky: a gradient with noise, and clutter in front of it."""
+    height, width = camera.height, camera.width
+    top, bottom = colour(rng), colour(rng)
+    ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+    image = top.astype(np.float32) * (1 - ramp) + bottom.astype(np.float32) * ramp
+    image = image + rng.uniform(2, 30) * noise(rng, height, width, int(rng.integers(3, 30)), 3)
+    _clutter(rng, image)
+    image += (rng.uniform(0, 10) * noise(rng, height, width, height // 3))[:, :, None]
+    return image
+
+
+def _clutter(rng: Generator, image: Floats32) -> None:
+    """Rectangles, bars, ellipses, windows: none of them a body, some of a body's size and proportions."""
+    height, width = image.shape[:2]
+    for _ in range(int(rng.integers(2, 14))):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        w, h = int(width * rng.uniform(0.02, 0.4)), int(height * rng.uniform(0.05, 0.6))
+        tone, kind = colour(rng).tolist(), rng.integers(5)
+        if kind <= 1:
+            cv2.rectangle(image, (x, y), (x + w, y + h), tone, -1)
+        elif kind == 2:
+            cv2.ellipse(image, (x, y), (w // 2 + 1, h // 2 + 1), float(rng.uniform(0, 180)), 0, 360, tone, -1)
+        elif kind == 3:
+            end = int(x + rng.normal(0, width / 4)), int(y + rng.normal(0, height / 2))
+            cv2.line(image, (x, y), end, tone, int(rng.integers(1, 3 + height // 24)))
+        else:
+            _grid(rng, image, (x, y, w, h), tone)
+
+
+def _grid(rng: Generator, image: Floats32, box: tuple[int, int, int, int], tone: list[float]) -> None:
+    """A facade: a regular grid of windows."""
+    x, y, w, h = box
+    step = max(4, int(image.shape[0] * rng.uniform(0.04, 0.15)))
+    size = max(1, int(step * rng.uniform(0.3, 0.8)))
+    cv2.rectangle(image, (x, y), (x + w, y + h), colour(rng).tolist(), -1)
+    for top in range(y + 1, min(y + h, image.shape[0]) - size, step):
+        for left in range(x + 1, min(x + w, image.shape[1]) - size, step):
+            cv2.rectangle(image, (left, top), (left + size, top + size), tone, -1)
+
+
+def _shadow(rng: Generator, camera: Camera, segments: Floats) -> Floats32:
+    """(H, W, 1) factor that darkens the ground along the segments."""
+    half = np.ones((camera.height // 2, camera.width // 2), np.float32)
+    strength, thickness = rng.uniform(0.25, 0.75), max(1, camera.height // 64)
+    lines = np.clip(np.nan_to_num(segments) / 2, -4 * camera.width, 4 * camera.width).astype(np.int32)
+    for start, end in lines:
+        cv2.line(half, (int(start[0]), int(start[1])), (int(end[0]), int(end[1])), strength, thickness)
+    soft = cv2.GaussianBlur(half, (0, 0), rng.uniform(0.004, 0.02) * camera.height + 0.3)
+    return cv2.resize(soft, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)[:, :, None]
