@@ -1,0 +1,248 @@
+"""Where every pixel of a batch comes from: mosaics, zoom, translation, flip, colours, all drawn reproducibly.
+
+A plan says, for a whole batch, which pictures ("sources") are shown in which frame and by which affine maps. It is made
+in a few batched operations from uniform random numbers, and decides both the pixels and the labels; so a source is
+drawn straight into its part of the frame, and the double-size canvas of the published mosaic is never built.
+
+Shape letters: B frames of a batch, S sources of all frames (flat, ascending by frame).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pose_lab.data import letterbox
+from pose_lab.ops import warps
+
+_TILES = 4
+_DRAWS = ("mosaic", "other_1", "other_2", "other_3", "centre_y", "centre_x", "zoom", "move_x", "move_y")
+_DRAWS += ("flip", "hue", "saturation", "value")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The random changes of training pictures (KAPAO, arXiv 2111.08557, published hyper-parameters).
+
+    Attributes:
+        mosaic: probability of a mosaic of four pictures.
+        scale: the zoom is uniform in 1 - scale .. 1 + scale.
+        translate: the middle is moved to 0.5 - translate .. 0.5 + translate of the frame.
+        flip: probability of a mirror image, with left and right exchanged.
+        hue: hue is multiplied by 1 - hue .. 1 + hue.
+        saturation: likewise.
+        value: likewise.
+        keep_cut_keypoints: published KAPAO: keypoints that a mosaic cuts off are moved onto the canvas' border and
+            keep their visibility; otherwise they get visibility 0.
+    """
+
+    mosaic: float = 0.0
+    scale: float = 0.0
+    translate: float = 0.0
+    flip: float = 0.0
+    hue: float = 0.0
+    saturation: float = 0.0
+    value: float = 0.0
+    keep_cut_keypoints: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("mosaic", "flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.augment.{name} is a probability, but it is {getattr(self, name)}")
+        for name in ("scale", "translate", "hue", "saturation", "value"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"data.augment.{name} must be at least 0 and below 1, but it is {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a batch shows.
+
+    Attributes:
+        frame: height and width of the pictures.
+        frame_index: (S,) int64, ascending: which picture of the batch shows the source.
+        source: (S,) int64, the data set's image.
+        place: (S, 2, 3) float64, from the source's pixels to the canvas.
+        visible: (S, 4) float64 xyxy, the part of the canvas that shows the source.
+        to_frame: (B, 2, 3) float64, from the canvas to the frame.
+        zoom: (B,) float64.
+        flipped: (B,) bool.
+        gains: (B, 3) float64 factors of hue, saturation and value.
+        average: whether shrinking takes area means of fully decoded pictures (evaluation).
+    """
+
+    frame: tuple[int, int]
+    frame_index: Tensor
+    source: Tensor
+    place: Tensor
+    visible: Tensor
+    to_frame: Tensor
+    zoom: Tensor
+    flipped: Tensor
+    gains: Tensor
+    average: bool
+
+    @property
+    def source_to_frame(self) -> Tensor:
+        """(S, 2, 3) float64 maps from the sources' pixels to the frame."""
+        return warps.compose(self.to_frame[self.frame_index], self.place)
+
+    @property
+    def windows(self) -> Tensor:
+        """(S, 4) float64 xyxy, the part of the frame (or beyond) that shows the source."""
+        return warps.apply_to_boxes(self.to_frame[self.frame_index], self.visible)
+
+    @property
+    def first_source(self) -> Tensor:
+        """(B,) int64, the row of the first source of each frame."""
+        return torch.searchsorted(self.frame_index, torch.arange(len(self.zoom)))
+
+
+def uniforms(seed: int, epoch: int, positions: NDArray[np.int64]) -> dict[str, Tensor]:
+    """The random numbers of a batch: each is a function of seed, epoch and the sample's position in the epoch alone.
+
+    Returns:
+        name -> (B,) float64 uniform in [0, 1)
+    """
+    rows = [np.random.default_rng((1, seed, epoch, position)).random(len(_DRAWS)) for position in positions.tolist()]
+    return dict(zip(_DRAWS, torch.from_numpy(np.stack(rows, 1)), strict=True))
+
+
+def training_plan(
+    images: Tensor, sizes: Tensor, frame: tuple[int, int], augmentation: Augmentation, draws: dict[str, Tensor]
+) -> Plan:
+    """The plan of a training batch.
+
+    Args:
+        images: (B,) int64, the images that the batch is about.
+        sizes: (I, 2) height and width of all images that a mosaic may draw from.
+        frame: height and width of the network's input.
+        augmentation: how much is changed.
+        draws: what `uniforms` gives.
+    """
+    mosaic = draws["mosaic"] < augmentation.mosaic
+    source = _sources(images, len(sizes), draws)
+    canvas = _canvas(frame, mosaic)
+    place, visible = _placed(sizes[source].long(), frame, canvas, mosaic, draws)
+    shown = torch.arange(_TILES) < torch.where(mosaic, _TILES, 1)[:, None]
+    zoom = 1 + augmentation.scale * _signed(draws["zoom"])
+    flipped = draws["flip"] < augmentation.flip
+    gains = [1 + getattr(augmentation, name) * _signed(draws[name]) for name in ("hue", "saturation", "value")]
+    return Plan(
+        frame=frame,
+        frame_index=shown.nonzero()[:, 0],
+        source=source[shown],
+        place=place[shown],
+        visible=visible[shown],
+        to_frame=_to_frame(frame, canvas, zoom, flipped, augmentation.translate, draws),
+        zoom=zoom,
+        flipped=flipped,
+        gains=torch.stack(gains, 1),
+        average=False,
+    )
+
+
+def evaluation_plan(images: Tensor, sizes: Tensor, frame: tuple[int, int], stride: int | None) -> Plan:
+    """The plan of an evaluation batch: every picture whole, in the middle of the frame.
+
+    Args:
+        images: (B,) int64.
+        sizes: (I, 2) height and width of all images.
+        frame: height and width that pictures are scaled to fit.
+        stride: None for that frame; else the frame shrinks to the smallest multiple of `stride` that holds the batch.
+    """
+    originals = sizes[images].long()
+    frame = frame if stride is None else letterbox.shared_frame(originals, max(frame), stride)
+    place, visible = _centred(originals, frame)
+    count = len(images)
+    return Plan(
+        frame=frame,
+        frame_index=torch.arange(count),
+        source=images,
+        place=place,
+        visible=visible,
+        to_frame=torch.eye(2, 3, dtype=torch.float64).expand(count, 2, 3),
+        zoom=torch.ones(count, dtype=torch.float64),
+        flipped=torch.zeros(count, dtype=torch.bool),
+        gains=torch.ones(count, 3, dtype=torch.float64),
+        average=True,
+    )
+
+
+def _signed(uniform: Tensor) -> Tensor:
+    return 2 * uniform - 1
+
+
+def _sources(images: Tensor, count: int, draws: dict[str, Tensor]) -> Tensor:
+    """(B, 4) the image itself and three drawn ones."""
+    others = torch.stack([draws[f"other_{n}"] for n in range(1, _TILES)], 1) * count
+    return torch.cat([images[:, None], others.long()], 1)
+
+
+def _canvas(frame: tuple[int, int], mosaic: Tensor) -> Tensor:
+    """(B, 2) height and width: twice the frame for a mosaic."""
+    return torch.tensor(frame) * (1 + mosaic.long())[:, None]
+
+
+def _placed(
+    sizes: Tensor, frame: tuple[int, int], canvas: Tensor, mosaic: Tensor, draws: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Maps (B, 4, 2, 3) from sources to the canvas, and the parts (B, 4, 4) of it that show them.
+
+    Where there is no mosaic, only the first of the four means anything.
+    """
+    scaled = letterbox.fitted(sizes.flatten(0, 1), frame).view_as(sizes)
+    centred = letterbox.letterboxed(scaled[:, 0], torch.tensor(frame), enlarge=True)[1]
+    centre = mosaic_centre(frame, draws)
+    corner = torch.where(mosaic[:, None, None], mosaic_corners(scaled, centre), centred[:, None])
+    place = letterbox.placing(sizes, scaled, corner)
+    limits = canvas.flip(-1).repeat(1, 2)[:, None]
+    visible = torch.cat([corner.flip(-1), (corner + scaled).flip(-1)], -1)
+    return place, visible.clamp(min=0).minimum(limits).double()
+
+
+def mosaic_centre(frame: tuple[int, int], draws: dict[str, Tensor]) -> Tensor:
+    """(B, 2) int64 y, x where four pictures touch: whole pixels from half to one and a half times the frame."""
+    uniform = torch.stack([draws["centre_y"], draws["centre_x"]], 1)
+    return ((0.5 + uniform) * torch.tensor(frame)).long()
+
+
+def mosaic_corners(scaled: Tensor, centre: Tensor) -> Tensor:
+    """Upper left corners of four pictures that touch one point: above left, above right, below left, below right.
+
+    Args:
+        scaled: (B, 4, 2) int64 heights and widths.
+        centre: (B, 2) int64 y, x.
+
+    Returns:
+        (B, 4, 2) int64 y, x
+    """
+    before = torch.tensor([[1, 1], [1, 0], [0, 1], [0, 0]])
+    return centre[:, None] - before * scaled
+
+
+def _centred(sizes: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    scaled = letterbox.fitted(sizes, frame)
+    corner = letterbox.letterboxed(scaled, torch.tensor(frame), enlarge=False)[1]
+    visible = torch.cat([corner.flip(-1), (corner + scaled).flip(-1)], -1)
+    return letterbox.placing(sizes, scaled, corner), visible.double()
+
+
+def _to_frame(
+    frame: tuple[int, int], canvas: Tensor, zoom: Tensor, flipped: Tensor, translate: float, draws: dict[str, Tensor]
+) -> Tensor:
+    """(B, 2, 3): p -> zoom (p - middle of the canvas) + moved middle of the frame, then mirrored where asked."""
+    size = torch.tensor(frame[::-1], dtype=torch.float64)
+    moved = (0.5 + translate * _signed(torch.stack([draws["move_x"], draws["move_y"]], 1))) * size
+    zooming = zoom_map(canvas.flip(-1) / 2, zoom, moved)
+    mirror = warps.scaling(torch.tensor([-1.0, 1.0], dtype=torch.float64), size * torch.tensor([1.0, 0.0]))
+    return torch.where(flipped[:, None, None], warps.compose(mirror.expand_as(zooming), zooming), zooming)
+
+
+def zoom_map(middle: Tensor, zoom: Tensor, moved: Tensor) -> Tensor:
+    """(B, 2, 3) maps p -> zoom (p - middle) + moved, with (B, 2) points and (B,) zoom."""
+    return warps.scaling(zoom[:, None].expand_as(moved), moved - zoom[:, None] * middle)

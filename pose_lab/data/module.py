@@ -1,0 +1,263 @@
+"""The DataModule of every data set that comes in COCO's layout: COCO, CrowdPose, and one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+from numpy.typing import NDArray
+
+from pose_lab.data import annotations as reading
+from pose_lab.data import images
+from pose_lab.data.annotations import BadRecords, ReadingRules
+from pose_lab.data.augment import Augmentation
+from pose_lab.data.loader import EpochLoader, EpochSampler
+from pose_lab.data.samples import Samples, View
+from pose_lab.poses import Annotations
+from pose_lab.skeletons import skeleton as skeleton_called
+
+_NAMED = 5  # how many files a message names
+_log = logging.getLogger(__name__)
+
+BadImages = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where one split lies, and which part of it is used.
+
+    Attributes:
+        annotations: file name within one of the module's annotation folders.
+        images: folder of the images, relative to the root.
+        people_only: leave out pictures without anybody who counts in the evaluation.
+        limit: use only the first so many pictures; None for all.
+    """
+
+    annotations: str
+    images: str
+    people_only: bool = False
+    limit: int | None = None
+
+    def selection(self, annotations: Annotations) -> NDArray[np.int64]:
+        """(S,) ascending rows of the images in use."""
+        rows = reading.with_people(annotations) if self.people_only else np.arange(len(annotations.image_ids))
+        return rows[: self.limit]
+
+
+class PoseDataModule(lightning.LightningDataModule):
+    """Batches (`poses.Batch`) of a data set in COCO's layout.
+
+    Args:
+        name: of the data set, in run folders and reports.
+        root: folder of the data set; a relative one is taken from the working directory.
+        skeleton: name of the keypoint set.
+        annotation_folders: where below the root annotation files are looked for, in this order.
+        train: the training split.
+        val: the split that is evaluated.
+        area_factor: area of a person = this times the area of the box; None takes the annotated area.
+        image_size: side of the square network input, or its (height, width).
+        batch_size: training pictures per process.
+        val_batch_size: evaluation pictures per process.
+        augment: random changes of training pictures.
+        val_stride: None evaluates in the frame of `image_size`; a number in the smallest multiples of it that hold a
+            batch of pictures sorted by aspect ratio.
+        drop_last: leave out the last, incomplete training batch.
+        pad_value: grey level around pictures.
+        bad_records: what happens to annotations that contradict themselves: "error" or "skip".
+        bad_images: what happens to images that are missing, cut off or not images: "error" or "skip".
+        workers: loader processes.
+        seed: of order and random changes.
+        cache: folder for annotation indices.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        skeleton: str,
+        annotation_folders: list[str],
+        train: Split,
+        val: Split,
+        area_factor: float | None,
+        image_size: int | Sequence[int],
+        batch_size: int,
+        val_batch_size: int,
+        augment: Augmentation,
+        val_stride: int | None,
+        drop_last: bool,
+        pad_value: int,
+        bad_records: BadRecords,
+        bad_images: BadImages,
+        workers: int,
+        seed: int,
+        cache: str | Path,
+    ) -> None:
+        super().__init__()
+        self.name, self.root, self.cache = name, Path(root), Path(cache).expanduser()
+        self.skeleton = skeleton_called(skeleton)
+        self.annotation_folders, self.splits = list(annotation_folders), {"train": train, "val": val}
+        self.rules = ReadingRules(self.skeleton, area_factor, bad_records=_one_of("bad_records", bad_records))
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.frame = (height, width)
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size
+        self.augment, self.val_stride, self.drop_last, self.pad_value = augment, val_stride, drop_last, pad_value
+        self.bad_images = _one_of("bad_images", bad_images)
+        self.workers, self.seed = workers, seed
+        self._indexed: dict[str, Annotations] = {}
+        self._rows: dict[str, NDArray[np.int64]] = {}
+
+    def prepare_data(self) -> None:
+        """Index both annotation files (once per machine; a second call only opens the index).
+
+        Raises:
+            FileNotFoundError: if root, annotations or image folders are missing; says the layout that is expected.
+            ValueError: if an annotation file is damaged.
+        """
+        self._check_layout()
+        for name in self.splits:
+            reading.indexed(self.annotation_file(name), self.rules, self.cache)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the indices and check that all images are there.
+
+        Raises:
+            FileNotFoundError: as `prepare_data`.
+            BadImageError: if images are missing and `bad_images` is "error".
+            ValueError: if no picture is left to train or evaluate on.
+        """
+        self._check_layout()
+        for name, split in self.splits.items():
+            if name not in self._rows:
+                self._indexed[name] = reading.load_annotations(self.annotation_file(name), self.rules, self.cache)
+                self._rows[name] = self._usable(name, split.selection(self._indexed[name]))
+
+    @property
+    def train_annotations(self) -> Annotations:
+        """What is trained on, without the pictures that are left out; after `setup`."""
+        return self._used("train")
+
+    @property
+    def val_annotations(self) -> Annotations:
+        """What is evaluated, without the pictures that are left out; after `setup`."""
+        return self._used("val")
+
+    def fingerprint(self) -> str:
+        """A digest of the annotations and of the part that is used, wherever the files lie; also before `setup`."""
+        self._check_layout()
+        parts = [reading.fingerprint(self.annotation_file(name), self.rules, self.cache) for name in self.splits]
+        parts += [repr((split.people_only, split.limit)) for split in self.splits.values()]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """One line: what is trained and evaluated on. After `setup`."""
+        counts = [f"{name} {len(self._rows[name]):,} pictures" for name in self.splits]
+        people = f"{len(self.train_annotations.instance_ids):,} people to train on"
+        height, width = self.frame
+        shown = f"skeleton {self.skeleton.name}, shown at {width}x{height}"
+        return f"{self.name} in {self.root}: {', '.join(counts)}, {people}, {shown}"
+
+    def train_dataloader(self) -> EpochLoader:
+        """Augmented pictures in the order of (seed, epoch)."""
+        rank, world_size = self._place_among_processes()
+        view = View(self.frame, self.pad_value, self.seed, self.augment)
+        count = len(self._rows["train"])
+        sampler = EpochSampler(count, self.batch_size, self.seed, True, self.drop_last, rank, world_size)
+        if len(sampler) == 0:
+            raise ValueError(
+                f"{count} training pictures do not fill one batch of {self.batch_size} on {world_size} processes: "
+                "lower `data.batch_size` or set `data.drop_last: false`"
+            )
+        return self._loader("train", view, sampler)
+
+    def val_dataloader(self) -> EpochLoader:
+        """Whole pictures, each once over all processes."""
+        rank, world_size = self._place_among_processes()
+        count = len(self._rows["val"])
+        if count < world_size:
+            raise ValueError(f"{count} evaluation pictures cannot be shared by {world_size} processes")
+        view = View(self.frame, self.pad_value, stride=self.val_stride)
+        order = self._by_aspect() if self.val_stride else None
+        sampler = EpochSampler(count, self.val_batch_size, rank=rank, world_size=world_size, order=order)
+        return self._loader("val", view, sampler)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def annotation_file(self, name: str) -> Path:
+        """The annotation file of split "train" or "val": in the first annotation folder that has it."""
+        file = self.splits[name].annotations
+        candidates = [self.root / folder / file for folder in self.annotation_folders]
+        return next((path for path in candidates if path.exists()), candidates[0])
+
+    def _loader(self, name: str, view: View, sampler: EpochSampler) -> EpochLoader:
+        folder = self.root / self.splits[name].images
+        samples = Samples(self._indexed[name], folder, self.skeleton, view, self._rows[name])
+        return EpochLoader(samples, sampler, self.workers)
+
+    def _used(self, name: str) -> Annotations:
+        whole, rows = self._indexed[name], self._rows[name]
+        return whole if len(rows) == len(whole.image_ids) else reading.select(whole, rows)
+
+    def _by_aspect(self) -> NDArray[np.int64]:
+        sizes = self._indexed["val"].sizes[self._rows["val"]]
+        return np.argsort(sizes[:, 0] / sizes[:, 1], kind="stable")
+
+    def _place_among_processes(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _check_layout(self) -> None:
+        wanted = {self.annotation_file(name): "file" for name in self.splits}
+        wanted |= {self.root / split.images: "folder" for split in self.splits.values()}
+        missing = [path for path in wanted if not path.exists()]
+        if missing:
+            expected = ", ".join(f"{path.relative_to(self.root)} ({kind})" for path, kind in wanted.items())
+            lacking = ", ".join(str(path.relative_to(self.root)) for path in missing)
+            raise FileNotFoundError(
+                f"`data.root` {self.root.resolve()} is not complete. Expected there: {expected}. Missing: {lacking}. "
+                f"Found there: {_contents(self.root)}"
+            )
+
+    def _usable(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows whose image files are usable; raises or reports what is not, as `bad_images` says."""
+        folder = self.root / self.splits[name].images
+        files = [file.decode() for file in self._indexed[name].file_names[rows].tolist()]
+        bad = dict.fromkeys(images.missing_files(folder, files), "is missing")
+        if self.bad_images == "skip":
+            bad |= _defects(folder, [file for file in files if file not in bad])
+        if bad:
+            named = "; ".join(f"{file} {what}" for file, what in list(bad.items())[:_NAMED])
+            more = "; ..." if len(bad) > _NAMED else ""
+            message = f"{folder}: {len(bad)} of {len(files)} images are unusable: {named}{more}"
+            if self.bad_images == "error":
+                raise images.BadImageError(f"{message}. Get them, or set `data.bad_images: skip` to leave them out")
+            _log.warning("%s. They are left out.", message)
+        rows = rows[[file not in bad for file in files]]
+        if len(rows) == 0:
+            raise ValueError(f"{self.annotation_file(name)}: no picture is left in the {name} split")
+        return rows
+
+
+def _one_of(field: str, value: Any) -> Any:
+    if value not in ("error", "skip"):
+        raise ValueError(f"data.{field} must be `error` or `skip`, but it is {value!r}")
+    return value
+
+
+def _contents(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "nothing"
+
+
+def _defects(folder: Path, files: list[str]) -> dict[str, str]:
+    """What is wrong with image files, several read at once."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(images.defect, [folder / file for file in files])
+        return {file: what for file, what in zip(files, found, strict=True) if what}

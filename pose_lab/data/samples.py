@@ -1,0 +1,151 @@
+"""From annotations and image files to batches: what one loader worker does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from pose_lab.data import augment, images
+from pose_lab.data.augment import Augmentation, Plan
+from pose_lab.data.images import Picture
+from pose_lab.data.people import carried, people_of
+from pose_lab.poses import Annotations, Batch
+from pose_lab.skeletons import Skeleton
+
+
+@dataclass(frozen=True)
+class BatchKey:
+    """Which samples make a batch; with the seed it decides every random draw.
+
+    Attributes:
+        epoch: of the training.
+        positions: (B,) int64 places in the epoch's order.
+        images: (B,) int64 rows of the split's images.
+    """
+
+    epoch: int
+    positions: NDArray[np.int64]
+    images: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a split is shown.
+
+    Attributes:
+        frame: height and width of the network's input.
+        pad_value: grey level around pictures.
+        seed: of the random changes.
+        augmentation: None for evaluation: whole pictures in the middle of the frame.
+        stride: evaluation only: None for the whole frame, else the smallest multiple of it that holds the batch.
+    """
+
+    frame: tuple[int, int]
+    pad_value: int
+    seed: int = 0
+    augmentation: Augmentation | None = None
+    stride: int | None = None
+
+
+class Samples(Dataset[Batch | images.BadImageError]):
+    """Batches of one split by key. A bad image is returned as the error, so that a worker's message arrives unwrapped.
+
+    Args:
+        annotations: of the split, memory-mapped ones cost a worker no memory.
+        folder: of the images.
+        skeleton: for the left/right exchange.
+        view: how pictures are shown.
+        subset: (S,) rows of the images in use, None for all.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        folder: Path,
+        skeleton: Skeleton,
+        view: View,
+        subset: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.annotations, self.folder, self.skeleton, self.view = annotations, folder, skeleton, view
+        self.subset = np.arange(len(annotations.image_ids)) if subset is None else subset
+        self.sizes = torch.from_numpy(annotations.sizes[self.subset])
+        self.starts = annotations.starts
+
+    def __len__(self) -> int:
+        return len(self.subset)
+
+    def __getitem__(self, key: BatchKey) -> Batch | images.BadImageError:
+        plan = self.plan(key)
+        try:
+            pictures = self._drawn(plan)
+        except images.BadImageError as error:
+            return error
+        rows = self.subset[plan.source.numpy()]
+        augmentation = self.view.augmentation
+        return Batch(
+            images=pictures,
+            instances=carried(
+                people_of(self.annotations, self.starts, rows),
+                plan,
+                self.sizes[plan.source],
+                self.skeleton.flip,
+                augmentation is not None and augmentation.keep_cut_keypoints,
+            ),
+            to_input=plan.source_to_frame[plan.first_source],
+            sizes=self.sizes[torch.from_numpy(key.images)].long(),
+            image_ids=torch.from_numpy(self.annotations.image_ids[self.subset[key.images]]),
+        )
+
+    def plan(self, key: BatchKey) -> Plan:
+        """What the batch of a key shows."""
+        view, wanted = self.view, torch.from_numpy(key.images)
+        if view.augmentation is None:
+            return augment.evaluation_plan(wanted, self.sizes, view.frame, view.stride)
+        draws = augment.uniforms(view.seed, key.epoch, key.positions)
+        return augment.training_plan(wanted, self.sizes, view.frame, view.augmentation, draws)
+
+    def _drawn(self, plan: Plan) -> Tensor:
+        """(B, 3, H, W) uint8, in shared memory if a worker draws them."""
+        pictures = torch.empty(len(plan.zoom), 3, *plan.frame, dtype=torch.uint8)
+        pictures = pictures if get_worker_info() is None else pictures.share_memory_()
+        maps, windows, sources = plan.source_to_frame.numpy(), plan.windows.numpy(), plan.source.tolist()
+        bounds = torch.searchsorted(plan.frame_index, torch.arange(len(plan.zoom) + 1)).tolist()
+        for row, planes in enumerate(pictures.numpy()):
+            frame = np.full((*plan.frame, 3), self.view.pad_value, np.uint8)
+            for s in range(bounds[row], bounds[row + 1]):
+                (self._place if plan.average else self._warp)(frame, sources[s], maps[s], windows[s])
+            if not plan.average:
+                images.jitter_colours(frame, images.colour_tables(plan.gains[row].numpy()))
+            cv2.split(frame, list(planes))
+        return pictures
+
+    def _place(self, frame: Picture, image: int, _: NDArray[np.float64], window: NDArray[np.float64]) -> None:
+        """Resize a picture into a window of whole pixels."""
+        left, top, right, bottom = window.round().astype(int)
+        picture, _shrink = self._read(image)
+        frame[top:bottom, left:right] = images.resized(picture, (bottom - top, right - left), average=True)
+
+    def _warp(self, frame: Picture, image: int, to_frame: NDArray[np.float64], window: NDArray[np.float64]) -> None:
+        """Draw what the window shows of a picture; a picture that it does not show is not even read."""
+        if not images.is_empty(window, frame.shape):
+            picture, shrink = self._read(image, images.shrink_for(np.abs(to_frame[:, :2]).max()))
+            images.draw(frame, picture, images.index_affine(to_frame * (shrink, shrink, 1)), window)
+
+    def _read(self, image: int, shrink: int = 1) -> tuple[Picture, int]:
+        name = self.annotations.file_names[self.subset[image]].decode()
+        height, width = self.sizes[image].tolist()
+        return images.read_picture(self.folder / name, (height, width), shrink)
+
+
+def prepare_worker(_: Any) -> None:
+    """One thread per loader worker: parallelism comes from the workers."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
