@@ -47,11 +47,16 @@ class Checkpoints(Checkpoint):
         minutes: longest time between two checkpoints.
         identity: the run's hash and its deciding config, stored so that another run's checkpoint is refused.
         config: the same config as nested plain values.
-        monitor: the logged number whose largest value makes `best.ckpt`; None: there is none.
+        monitor: logged numbers and their weights, whose largest weighted sum makes `best.ckpt`; None: there is none.
     """
 
     def __init__(
-        self, folder: Path, minutes: float, identity: str, config: Mapping[str, Any], monitor: str | None = None
+        self,
+        folder: Path,
+        minutes: float,
+        identity: str,
+        config: Mapping[str, Any],
+        monitor: Mapping[str, float] | None = None,
     ) -> None:
         self.folder = folder
         self.seconds = minutes * 60
@@ -88,10 +93,10 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves, after the validation of this epoch if it has one."""
-        value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-        better = value is not None and float(value) > self.best
-        if better:
-            self.best = float(value)  # type: ignore[arg-type]
+        score = self._score(trainer)
+        better = score is not None and score > self.best
+        if score is not None and better:
+            self.best = score
         self._save(trainer)
         if better:
             trainer.save_checkpoint(self.folder / BEST)
@@ -130,6 +135,16 @@ class Checkpoints(Checkpoint):
         self._random = stored["random"]
         self.trained_before = stored["trained_seconds"]
         self.best = stored["best"]
+
+    def _score(self, trainer: Trainer) -> float | None:
+        """The monitored sum, if this epoch was evaluated."""
+        if not self.monitor or (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch:  # type: ignore[operator]
+            return None
+        numbers = trainer.callback_metrics
+        unknown = [name for name in self.monitor if name not in numbers]
+        if unknown:
+            raise ValueError(f"training.monitor names {unknown}, which is not logged; there are: {', '.join(numbers)}")
+        return sum(weight * float(numbers[name]) for name, weight in self.monitor.items())
 
     def _save(self, trainer: Trainer) -> None:
         last = self.folder / LAST

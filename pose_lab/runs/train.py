@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
@@ -20,20 +18,21 @@ from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
 from pose_lab.runs.checkpoints import BEST, Checkpoints, InterruptedRun, WholeCheckpoints, resumable
 from pose_lab.runs.folder import RunFolder
-from pose_lab.runs.identity import deciding, identity, run_folder
-from pose_lab.runs.progress import Display, MetricsTable, ProgressFile
+from pose_lab.runs.identity import deciding, identity, resolved, run_folder
+from pose_lab.runs.pictures import Pictures
+from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
-from pose_lab.runs.wandb import Pictures, build_logger
+from pose_lab.runs.wandb import Wandb
 
 
 def fingerprint(cfg: DictConfig) -> str:
-    """A hash of the data's content, as run identities need it; makes or indexes the data if necessary."""
-    return data_module(cfg).fingerprint()
+    """A hash of the data's content, as run identities need it."""
+    return build(cfg.data).fingerprint()
 
 
-def data_module(cfg: DictConfig) -> PoseDataModule:
-    """The DataModule of a config."""
-    return instantiate(cfg.data, _convert_="all")
+def build(node: DictConfig) -> Any:
+    """The object of a config group; `name` is only the group's label."""
+    return instantiate({key: value for key, value in node.items_ex(resolve=True) if key != "name"}, _convert_="all")
 
 
 def train(cfg: DictConfig) -> RunFolder:
@@ -46,7 +45,7 @@ def train(cfg: DictConfig) -> RunFolder:
     _quiet()
     if cfg.machine.threads:
         torch.set_num_threads(cfg.machine.threads)
-    data = data_module(cfg)
+    data: PoseDataModule = build(cfg.data)
     content = data.fingerprint()
     folder = RunFolder(run_folder(cfg, content))
     if folder.status().state == "finished":
@@ -62,9 +61,11 @@ def train(cfg: DictConfig) -> RunFolder:
 
 def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str) -> None:
     folder.write_config(cfg)
+    data.prepare_data()
+    data.setup("fit")
     seed_everything(cfg.seed, verbose=False)
-    method: PoseMethod = instantiate(cfg.method, _convert_="all")
-    logger = build_logger(cfg, folder.path, run_id)
+    method: PoseMethod = build(cfg.method)
+    logs: Wandb = build(cfg.logger)
     checkpoints = Checkpoints(
         folder.checkpoints,
         cfg.machine.checkpoint_minutes,
@@ -72,27 +73,30 @@ def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str
         deciding(cfg),
         cfg.training.monitor if cfg.training.evaluate == "best" else None,
     )
-    trainer = _trainer(cfg, folder, checkpoints, logger)
-    resume = resumable(folder.checkpoints, print)
-    _banner(cfg, data, trainer, folder, logger, resume)
-    started = time.monotonic()
+    tags = (cfg.scale, cfg.data.name, cfg.method.name)
+    with logs.run(folder.path, run_id, folder.name, cfg.name, resolved(cfg), tags=tags) as (logger, where):
+        trainer = _trainer(cfg, folder, checkpoints, logger, Pictures(folder.path, logs.pictures, logs.min_score))
+        resume = resumable(folder.checkpoints, print)
+        if trainer.is_global_zero:
+            _banner(cfg, data, trainer, folder, where, resume)
+        _fit(trainer, method, data, checkpoints, resume)
+        numbers = _evaluate(cfg, trainer, method, data, folder)
+        folder.write_metrics({**numbers, "seconds": round(checkpoints.trained_seconds, 1)})
+
+
+def _fit(
+    trainer: Trainer, method: PoseMethod, data: PoseDataModule, checkpoints: Checkpoints, resume: Path | None
+) -> None:
     try:
         with checkpoints.listening():
             trainer.fit(method, data, ckpt_path=resume, weights_only=True)
     except InterruptedRun as stop:
         raise KeyboardInterrupt(str(stop)) from None
-    folder.write_metrics(_evaluate(cfg, trainer, method, data, folder, checkpoints, time.monotonic() - started))
 
 
-def _trainer(cfg: DictConfig, folder: RunFolder, checkpoints: Checkpoints, logger: Logger | None) -> Trainer:
-    callbacks: list[Callback] = [
-        ProgressFile(folder.path),
-        Display(),
-        MetricsTable(folder.history),
-        PredictionsFile(folder.predictions),
-        Pictures(folder.path, cfg.logger.pictures),
-        checkpoints,
-    ]
+def _trainer(
+    cfg: DictConfig, folder: RunFolder, checkpoints: Checkpoints, logger: Logger | None, pictures: Pictures
+) -> Trainer:
     training, machine = cfg.training, cfg.machine
     return Trainer(
         default_root_dir=folder.path,
@@ -106,25 +110,17 @@ def _trainer(cfg: DictConfig, folder: RunFolder, checkpoints: Checkpoints, logge
         check_val_every_n_epoch=training.validate_every,
         limit_train_batches=training.limit_batches,
         logger=logger or False,
-        callbacks=callbacks,
+        callbacks=[*progress_callbacks(folder.path), PredictionsFile(folder.predictions), pictures, checkpoints],
         plugins=[WholeCheckpoints()],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=True,
-        log_every_n_steps=1,
+        log_every_n_steps=training.log_every,
     )
 
 
 def _evaluate(
-    cfg: DictConfig,
-    trainer: Trainer,
-    method: PoseMethod,
-    data: PoseDataModule,
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    seconds: float,
+    cfg: DictConfig, trainer: Trainer, method: PoseMethod, data: PoseDataModule, folder: RunFolder
 ) -> dict[str, Any]:
     """The final numbers, of the last or the best weights."""
     best = folder.checkpoints / BEST
@@ -137,7 +133,6 @@ def _evaluate(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "parameters": sum(p.numel() for p in method.net.parameters()),
-        "seconds": round(checkpoints.trained_before + seconds, 1),
         "device": device_name(trainer),
         "torch": torch.__version__,
     }
@@ -152,23 +147,16 @@ def device_name(trainer: Trainer) -> str:
 
 
 def _banner(
-    cfg: DictConfig,
-    data: PoseDataModule,
-    trainer: Trainer,
-    folder: RunFolder,
-    logger: Logger | None,
-    resume: Path | None,
+    cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: RunFolder, where: str, resume: Path | None
 ) -> None:
     """Which scale, data and device this is, and where everything goes: nothing falls back silently."""
-    if not trainer.is_global_zero:
-        return
     lines = {
         "run": f"{cfg.name} ({cfg.method.name}), seed {cfg.seed}",
         "scale": cfg.scale,
         "data": data.describe(),
         "device": f"{device_name(trainer)}, {cfg.training.precision}",
         "results": folder.path,
-        "W&B": getattr(logger, "where", "off"),
+        "W&B": where or "off",
         "start": f"goes on from {resume}" if resume else "new",
     }
     print("\n".join(f"{name:8} {text}" for name, text in lines.items()), flush=True)
