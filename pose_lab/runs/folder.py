@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ from pose_lab.runs.files import FileLock, read_json, write_json, write_text
 from pose_lab.runs.identity import resolved
 
 State = Literal["queued", "running", "finished", "failed", "interrupted"]
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f]")  # colours, cursor movements
 
 LOCK_PATIENCE = 1.0  # seconds; who only asks whether a run is locked holds its lock for an instant
 
@@ -179,12 +182,13 @@ class RunFolder:
         return self._read("metrics.json") or {}
 
     def log_tail(self, lines: int) -> list[str]:
-        """The log's last lines, at most 64 KiB of them; a progress bar counts as the line it last showed."""
+        """The log's last lines, at most 64 KiB; a progress bar counts as what it last showed, without colours."""
         if not self.log.exists():
             return []
         with open(self.log, "rb") as file:
             file.seek(max(0, self.log.stat().st_size - 65536))
             text = file.read().decode(errors="replace")
+        text = CONTROL.sub("", text)
         shown = (line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n"))
         return [line for line in shown if line][-lines:]
 

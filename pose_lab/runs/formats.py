@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pose_lab.runs.files import write_file, write_text
@@ -21,15 +22,15 @@ Bold = Callable[[str], str]
 
 def show(report: Report, screen: Console) -> None:
     """Prints the report's table."""
-    table = Table(
-        title=f"{report.title}\n{_facts(report)}", box=box.SIMPLE, caption=_note(report), caption_justify="left"
-    )
     header, rows = cells(report, lambda text: f"[bold]{text}[/bold]")
+    table = Table(box=box.SIMPLE)
     for name in header:
         table.add_column(name, justify="left" if name in ("", "state") else "right")
-    for number, row in enumerate(rows):
-        table.add_row(*row, end_section=number == len(report.rows) - 1)
+    for number, row in enumerate(rows, 1):
+        table.add_row(*row, end_section=number == len(report.rows))
+    screen.print(f"[bold]{escape(report.title)}[/bold]\n{escape(_facts(report))}")
     screen.print(table)
+    screen.print(_note(report), markup=False)
 
 
 def write(report: Report) -> list[Path]:

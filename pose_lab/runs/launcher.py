@@ -2,25 +2,27 @@
 
 Hydra composes the runs of a sweep; this launcher finds each run's folder by its identity, leaves out the finished ones,
 starts the others with explicit overrides (so that any of them can be repeated alone, and a process that re-executes its
-command line, as `ddp` does, repeats one run and not the sweep), and ends with the report.
+command line, as `ddp` does, repeats one run and not the sweep), and ends with the report (none with `report: null`).
 """
 
 from __future__ import annotations
 
 import pkgutil
+import re
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -62,7 +64,7 @@ class ProcessesConf:
 class ProcessLauncher(Launcher):
     """See the module; arguments as in `ProcessesConf`."""
 
-    __module__ = "hydra_plugins.pose_lab"  # Hydra instantiates no plugin from elsewhere
+    __module__ = "hydra_plugins.pose_lab"
 
     def __init__(
         self,
@@ -84,30 +86,34 @@ class ProcessLauncher(Launcher):
         self.hydra_context = hydra_context
         self.config = config
         if self.settings.parallel < 1:
-            raise HydraException(f"hydra.launcher.parallel={self.settings.parallel}: at least one run must train")
+            raise CompactHydraException(
+                f"hydra.launcher.parallel={self.settings.parallel}: at least one run must train"
+            )
         try:
             make_folder(Path(config.hydra.sweep.dir))
         except OSError as error:
-            raise HydraException(str(error)) from error
+            raise CompactHydraException(str(error)) from error
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs what is not finished.
 
         Raises:
-            HydraException: a run's config or data are not usable; nothing was started.
+            CompactHydraException: a run's config or data are not usable; nothing was started.
             SystemExit: some runs failed (1), or the sweep was stopped (130 after Ctrl-C).
         """
         try:
             configs = [self._compose(overrides) for overrides in job_overrides]
             jobs = self._jobs(configs, job_overrides, initial_job_idx + 1)
         except (OSError, TypeError, ValueError) as error:
-            raise HydraException(str(error)) from error
+            raise CompactHydraException(str(error)) from error
         screen, metric = console(), str(OmegaConf.select(configs[0], "report.metric", default="AP"))
         sweep = Sweep(jobs, self.settings, view(screen, metric))
         sweep.run()
         screen.print(final_table(jobs, metric))
-        for folder in dict.fromkeys(job.folder.path.parent for job in jobs):
-            _report(folder, resolved(configs[0]).get("report"), screen)
+        node = resolved(configs[0]).get("report")
+        if node is not None:
+            for folder in _sweep_folders(jobs):
+                _report(folder, node, screen)
         self._leave(sweep, screen)
         return [_completed(cfg, overrides) for cfg, overrides in zip(configs, job_overrides, strict=True)]
 
@@ -158,6 +164,7 @@ def register() -> None:
     In a run that a sweep started, it begins to follow that sweep.
     """
     follow_parent()
+    _join_hydra_plugins()
     Plugins.instance().register(ProcessLauncher)
     ConfigStore.instance().store(group="hydra/launcher", name="processes", node=ProcessesConf, provider="pose_lab")
 
@@ -176,7 +183,7 @@ def show_failure(job: Job, lines: int, screen: Console) -> None:
         screen.print(f"  {line}", soft_wrap=True, markup=False)
 
 
-def _report(folder: Path, node: Mapping[str, Any] | None, screen: Console) -> None:
+def _report(folder: Path, node: Mapping[str, Any], screen: Console) -> None:
     """The report must not take the sweep's result with it: what stops it is said, and the sweep ends as it would."""
     from pose_lab.runs import formats, report  # here, as --help needs none of what they import
 
@@ -190,11 +197,23 @@ def _report(folder: Path, node: Mapping[str, Any] | None, screen: Console) -> No
         screen.print(f"Report: {files[0]} (also {', '.join(file.suffix for file in files[1:])})", soft_wrap=True)
 
 
+def _join_hydra_plugins() -> None:
+    """Makes this module known as `hydra_plugins.pose_lab`: Hydra takes launchers from that package only."""
+    Plugins.instance()  # imports the package if any plugin is installed
+    package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
+    package.pose_lab = sys.modules[__name__]  # type: ignore[attr-defined]
+
+
 def _write_plan(jobs: Sequence[Job]) -> None:
     """`sweep.json`: what was started, for people and for the commands that look at a sweep later."""
-    for folder in dict.fromkeys(job.folder.path.parent for job in jobs):
+    for folder in _sweep_folders(jobs):
         runs = [{"folder": job.folder.name, "command": job.command} for job in jobs if job.folder.path.parent == folder]
         write_json(folder / "sweep.json", {"started": time.time(), "arguments": sys.argv[1:], "runs": runs})
+
+
+def _sweep_folders(jobs: Sequence[Job]) -> list[Path]:
+    """Usually one; a sweep over scales or data sets has several."""
+    return list(dict.fromkeys(job.folder.path.parent for job in jobs))
 
 
 def _config_flags(cfg: DictConfig) -> list[str]:
@@ -214,5 +233,7 @@ def _key(override: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string of Hydra's override grammar."""
+    """A string of Hydra's override grammar, in quotes where it needs them."""
+    if re.fullmatch(r"[\w./-]+", text):
+        return text
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -135,9 +135,9 @@ class Report:
         return any(len(row.runs) > 1 for row in self.rows)
 
     def best(self, column: str) -> float | None:
-        """The highest mean of a column among the measured rows."""
+        """The highest mean of a column among the measured rows; None if they do not differ."""
         means = [row.estimates[column].mean for row in self.rows if column in row.estimates]
-        return max(means) if len(means) > 1 else None
+        return max(means) if len(set(means)) > 1 else None
 
 
 def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:

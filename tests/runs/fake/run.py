@@ -1,0 +1,60 @@
+"""A program like `pose_lab.run` whose runs take a moment and end as they are told."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from pose_lab.runs import launcher
+from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.identity import run_folder
+
+launcher.register()
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    if cfg.data.root is not None:
+        raise FileNotFoundError(f"data.root={cfg.data.root} is no data set")
+    return "synth"
+
+
+@hydra.main(version_base="1.3", config_path=".", config_name="fake")
+def main(cfg: DictConfig) -> None:
+    folder = RunFolder(run_folder(cfg, fingerprint(cfg)))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with folder.training():
+        folder.write_config(cfg)
+        train(cfg, folder)
+
+
+def train(cfg: DictConfig, folder: RunFolder) -> None:
+    with open(folder.path / "starts.txt", "a") as starts:
+        starts.write(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+    print("training\x1b[32m with colours")
+    done = folder.path / "checkpoint.txt"
+    for epoch in range(int(done.read_text()) if done.exists() else 0, cfg.machine.epochs):
+        time.sleep(cfg.machine.sleep)
+        with open(folder.history, "a") as table:
+            table.write(("epoch,loss,AP\n" if epoch == 0 else "") + f"{epoch + 1},{1 / (epoch + 1)},{epoch / 10}\n")
+        where = {"epoch": epoch + 1, "epochs": cfg.machine.epochs, "metrics": {"AP": epoch / 10}}
+        folder.write_progress({"phase": "train", "step": epoch + 1, "steps": 2, "seconds_left": 1.0, **where})
+        done.write_text(str(epoch + 1))
+        misbehave(cfg)
+    folder.write_metrics({"AP": 0.5 - cfg.method.box + cfg.seed / 100, "AR": 0.6, "seconds": 1.0, "device": "CPU"})
+
+
+def misbehave(cfg: DictConfig) -> None:
+    if cfg.method.box in cfg.machine.raises:
+        raise ValueError(f"diverged at box {cfg.method.box}")
+    if cfg.method.box in cfg.machine.dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+    while cfg.method.box in cfg.machine.waits and not Path(cfg.results, "go").exists():
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    main()
