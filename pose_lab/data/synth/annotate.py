@@ -51,9 +51,9 @@ def annotate(settings: SynthSettings, skeleton: Skeleton, camera: Camera, frame:
     flesh = _flesh(skeleton) * (shapes.stature * shapes.girth)[:, None]
     points = camera.project(joints)
     visibility, open_view = see(points, joints[..., 2], flesh, frame)
-    silhouettes = [frame.owner == person for person in range(near)]
-    silhouettes.append((frame.owner >= near) if far else np.zeros_like(frame.owner, bool))
-    encoded = masks.encode(np.asfortranarray(np.stack(silhouettes, axis=2).view(np.uint8)))
+    owner = np.minimum(np.ascontiguousarray(frame.owner.T), near)  # the far group's members all become `near`
+    silhouettes = owner == np.arange(near + 1, dtype=owner.dtype)[:, None, None]
+    encoded = masks.encode(silhouettes.view(np.uint8).transpose(2, 1, 0))  # column by column, as run lengths count
     areas = masks.area(encoded).astype(np.float64)
     kept = np.flatnonzero(areas > 0)
     boxes = masks.toBbox([encoded[i] for i in kept]).reshape(len(kept), 4)

@@ -8,7 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from pose_lab.data.synth.camera import Camera
-from pose_lab.data.synth.looks import colour
+from pose_lab.data.synth.looks import muted
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -25,16 +25,16 @@ def background(rng: Generator, camera: Camera, shadows: Floats) -> Floats32:
     ground, x, z = _ground(rng, camera)
     image = _wall(rng, camera)
     floor = _floor(rng, camera, x, z)
-    floor *= _shadow(rng, camera, shadows)
-    np.copyto(image, floor, where=ground[:, :, None])
+    floor *= cv2.merge([_shadow(rng, camera, shadows)] * 3)
+    cv2.copyTo(floor, ground.view(np.uint8), image)
     blur = rng.uniform(0, 0.012) * camera.height * (rng.random() < 0.6)
-    return cv2.GaussianBlur(image, (0, 0), blur) if blur > 0.4 else image
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), blur), np.float32) if blur > 0.4 else image
 
 
 def noise(rng: Generator, height: int, width: int, cells: int, channels: int = 1) -> Floats32:
     """Smooth noise (H, W) or (H, W, channels) with about `cells` bumps across, standard deviation near 1."""
     small = rng.standard_normal((cells, cells, channels), dtype=np.float32)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _ground(rng: Generator, camera: Camera) -> tuple[NDArray[np.bool_], Floats32, Floats32]:
@@ -51,33 +51,38 @@ def _ground(rng: Generator, camera: Camera) -> tuple[NDArray[np.bool_], Floats32
 
 def _floor(rng: Generator, camera: Camera, x: Floats32, z: Floats32) -> Floats32:
     """Plain, tiled, planked or mottled ground."""
-    first, second = colour(rng), colour(rng)
+    first, second = muted(rng), muted(rng)
     second = first + (second - first) * rng.uniform(0.05, 0.5)
-    size, kind = rng.uniform(0.15, 1.5), rng.integers(4)
+    size, kind = np.float32(rng.uniform(0.15, 1.5)), rng.integers(4)
     if kind == 1:
         mix = (np.floor(x / size) + np.floor(z / size)) % 2
     elif kind == 2:
-        mix = np.floor(x / size + 0.3 * np.floor(z / (3 * size))) % 2
+        mix = np.floor(x / size + np.float32(0.3) * np.floor(z / (3 * size))) % 2
     else:
-        cells = int(rng.integers(4, 40))
-        mix = 0.5 + 0.4 * noise(rng, camera.height, camera.width, cells)
-    mix = mix.astype(np.float32)[:, :, None]
-    floor = first.astype(np.float32) * (1 - mix) + second.astype(np.float32) * mix
+        mix = 0.5 + np.float32(0.4) * noise(rng, camera.height, camera.width, int(rng.integers(4, 40)))
     grain = noise(rng, camera.height, camera.width, camera.height // 3)
-    floor += (rng.uniform(0, 9) * grain)[:, :, None]
-    return floor
+    return _blend(first, second, mix, np.float32(rng.uniform(0, 9)) * grain)
 
 
 def _wall(rng: Generator, camera: Camera) -> Floats32:
     """A wall or sky: a gradient with noise, and clutter in front of it."""
     height, width = camera.height, camera.width
-    top, bottom = colour(rng), colour(rng)
-    ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-    image = top.astype(np.float32) * (1 - ramp) + bottom.astype(np.float32) * ramp
-    image = image + rng.uniform(2, 30) * noise(rng, height, width, int(rng.integers(3, 30)), 3)
+    ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None] + np.zeros(width, np.float32)
+    grain = rng.uniform(0, 10) * noise(rng, height, width, height // 3)
+    image = _blend(muted(rng), muted(rng), ramp, grain)
+    lumps = int(rng.integers(3, 30))
+    if rng.random() < 0.5:
+        image += rng.uniform(2, 20) * noise(rng, height, width, lumps, 3)
+    else:
+        image += rng.uniform(2, 30) * cv2.merge([noise(rng, height, width, lumps)] * 3)
     _clutter(rng, image)
-    image += (rng.uniform(0, 10) * noise(rng, height, width, height // 3))[:, :, None]
     return image
+
+
+def _blend(first: Floats, second: Floats, mix: Floats32, grain: Floats32) -> Floats32:
+    """(H, W, 3): from the first colour to the second by `mix` (H, W), with grain (H, W) on all channels."""
+    planes = [mix * np.float32(b - a) + (grain + np.float32(a)) for a, b in zip(first, second, strict=True)]
+    return np.asarray(cv2.merge(planes), np.float32)
 
 
 def _clutter(rng: Generator, image: Floats32) -> None:
@@ -86,7 +91,7 @@ def _clutter(rng: Generator, image: Floats32) -> None:
     for _ in range(int(rng.integers(2, 14))):
         x, y = int(rng.integers(width)), int(rng.integers(height))
         w, h = int(width * rng.uniform(0.02, 0.4)), int(height * rng.uniform(0.05, 0.6))
-        tone, kind = colour(rng).tolist(), rng.integers(5)
+        tone, kind = muted(rng).tolist(), rng.integers(5)
         if kind <= 1:
             cv2.rectangle(image, (x, y), (x + w, y + h), tone, -1)
         elif kind == 2:
@@ -103,18 +108,18 @@ def _grid(rng: Generator, image: Floats32, box: tuple[int, int, int, int], tone:
     x, y, w, h = box
     step = max(4, int(image.shape[0] * rng.uniform(0.04, 0.15)))
     size = max(1, int(step * rng.uniform(0.3, 0.8)))
-    cv2.rectangle(image, (x, y), (x + w, y + h), colour(rng).tolist(), -1)
+    cv2.rectangle(image, (x, y), (x + w, y + h), muted(rng).tolist(), -1)
     for top in range(y + 1, min(y + h, image.shape[0]) - size, step):
         for left in range(x + 1, min(x + w, image.shape[1]) - size, step):
             cv2.rectangle(image, (left, top), (left + size, top + size), tone, -1)
 
 
 def _shadow(rng: Generator, camera: Camera, segments: Floats) -> Floats32:
-    """(H, W, 1) factor that darkens the ground along the segments."""
+    """(H, W) factor that darkens the ground along the segments."""
     half = np.ones((camera.height // 2, camera.width // 2), np.float32)
     strength, thickness = rng.uniform(0.25, 0.75), max(1, camera.height // 64)
     lines = np.clip(np.nan_to_num(segments) / 2, -4 * camera.width, 4 * camera.width).astype(np.int32)
     for start, end in lines:
         cv2.line(half, (int(start[0]), int(start[1])), (int(end[0]), int(end[1])), strength, thickness)
     soft = cv2.GaussianBlur(half, (0, 0), rng.uniform(0.004, 0.02) * camera.height + 0.3)
-    return cv2.resize(soft, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)[:, :, None]
+    return np.asarray(cv2.resize(soft, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR), np.float32)

@@ -123,8 +123,10 @@ def _step(
     start: Floats, frame: Floats, size: Floats, x: Floats | float, y: Floats | float, z: Floats | float
 ) -> Floats:
     """The point at (x, y, z) times `size` in the frame (P, 3, 3) from the point `start`."""
-    offset = np.stack(np.broadcast_arrays(x * size, y * size, z * size), axis=1)
-    return start + np.einsum("pij,pj->pi", frame, offset)
+    offset = np.empty((len(size), 3, 1))
+    for axis, value in enumerate((x, y, z)):
+        offset[:, axis, 0] = value * size
+    return start + (frame @ offset)[:, :, 0]
 
 
 def _trunk(joints: dict[str, Floats], frames: dict[str, Floats], angle: dict[str, Floats], shapes: Shapes) -> None:
@@ -189,22 +191,31 @@ class _Sculptor:
         self.body, self.shapes, self.materials = body, shapes, materials
         self.owner = np.arange(len(shapes.stature))
         self.size, self.thick = shapes.stature, shapes.stature * shapes.girth
-        self.parts: list[Solids] = []
+        self.blobs: list[tuple[Floats, Floats, Floats, NDArray[np.int64]]] = []
+        self.limbs: list[tuple[Floats, Floats, Floats, Floats, NDArray[np.int64]]] = []
 
-    def blob(self, joint: str, frame: str, place: tuple[float, ...] | Floats, radii: Floats, material: str) -> None:
-        """An ellipsoid at `place` (fractions of the stature) from a joint; `radii` (P, 3) or (3,) millimetres."""
-        centre = _step(self.body.joints[joint], self.body.frames[frame], self.size, *place)
-        sizes = np.broadcast_to(radii, (len(self.size), 3))
-        self.parts.append(ellipsoids(centre, self.body.frames[frame], sizes, self.owner, self.materials[material]))
+    def blob(self, joint: str, frame: str, place: tuple[float, ...], radii: Floats, material: str) -> None:
+        """An ellipsoid at `place` (fractions of the stature) from a joint, `radii` (P, 3) millimetres."""
+        axes = self.body.frames[frame]
+        centre = _step(self.body.joints[joint], axes, self.size, *place)
+        self.blobs.append((centre, axes, radii, self.materials[material]))
 
-    def ball(self, joint: str, radius: Floats, material: str, frame: str = "pelvis") -> None:
+    def ball(self, joint: str, radius: Floats, material: str) -> None:
         """A sphere about a joint, `radius` (P,) millimetres."""
-        self.blob(joint, frame, (0, 0, 0), np.repeat(radius[:, None], 3, axis=1), material)
+        radii = np.repeat(radius[:, None], 3, axis=1)
+        self.blobs.append((self.body.joints[joint], self.body.frames["pelvis"], radii, self.materials[material]))
 
     def limb(self, start: str, end: str, radius: Floats, end_radius: Floats, material: str) -> None:
         """A cone between two joints with radii (P,) millimetres."""
-        ends = self.body.joints[start], self.body.joints[end]
-        self.parts.append(cones(*ends, radius, end_radius, self.owner, self.materials[material]))
+        joints = self.body.joints
+        self.limbs.append((joints[start], joints[end], radius, end_radius, self.materials[material]))
+
+    def solids(self) -> Solids:
+        """All of them."""
+        centre, axes, radii, material = (np.concatenate(column) for column in zip(*self.blobs, strict=True))
+        start, end, radius, end_radius, stuff = (np.concatenate(column) for column in zip(*self.limbs, strict=True))
+        rounds = ellipsoids(centre, axes, radii, np.tile(self.owner, len(self.blobs)), material)
+        return join([rounds, cones(start, end, radius, end_radius, np.tile(self.owner, len(self.limbs)), stuff)])
 
 
 def sculpt(
@@ -225,13 +236,15 @@ def sculpt(
     for side, sign in SIDES:
         _sculpt_arm(sculptor, fit["sleeve"], side)
         _sculpt_leg(sculptor, fit["trouser"], side, sign)
-    solids = join(sculptor.parts)
-    skirt = _skirts(sculptor, fit["skirt"])
-    return join([solids, skirt])
+    return join([sculptor.solids(), _skirts(sculptor, fit["skirt"])])
 
 
 def _radii(size: Floats, x: Floats | float, y: Floats | float, z: Floats | float) -> Floats:
-    return np.stack(np.broadcast_arrays(x * size, y * size, z * size), axis=1)
+    """(P, 3): factors times `size` (P,)."""
+    radii = np.empty((len(size), 3))
+    for axis, value in enumerate((x, y, z)):
+        radii[:, axis] = value * size
+    return radii
 
 
 def _sculpt_trunk(s: _Sculptor) -> None:
@@ -260,8 +273,8 @@ def _sculpt_head(s: _Sculptor, hair: Floats) -> None:
 
 def _sculpt_arm(s: _Sculptor, sleeve: Floats, side: str) -> None:
     upper, lower = s.thick * sleeve, s.thick * np.where(s.materials["forearm"] == s.materials["skin"], 1, sleeve)
-    s.ball(f"{side}_shoulder", 0.037 * upper, "sleeve")
-    s.limb(f"{side}_shoulder", f"{side}_elbow", 0.034 * upper, 0.027 * upper, "sleeve")
+    s.ball(f"{side}_shoulder", 0.035 * upper, "sleeve")
+    s.limb(f"{side}_shoulder", f"{side}_elbow", 0.032 * upper, 0.027 * upper, "sleeve")
     s.ball(f"{side}_elbow", 0.0265 * lower, "forearm")
     s.limb(f"{side}_elbow", f"{side}_wrist", 0.0265 * lower, 0.0175 * lower, "forearm")
     s.blob(f"{side}_hand", f"{side}_forearm", (0, -0.002, 0), _radii(s.size, 0.014, 0.05, 0.024), "skin")

@@ -43,8 +43,8 @@ class Camera:
 
     def rays(self) -> tuple[Floats, Floats]:
         """Slopes x / z of the pixel columns (W,) and y / z of the rows (H,), through pixel centres."""
-        u = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
-        v = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal
+        u: Floats = (np.arange(self.width, dtype=np.float64) + 0.5 - self.width / 2) / self.focal
+        v: Floats = (np.arange(self.height, dtype=np.float64) + 0.5 - self.height / 2) / self.focal
         return u, v
 
 

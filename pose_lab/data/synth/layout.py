@@ -76,8 +76,10 @@ def lay_out(
     near = slice(0, len(stature) - far)
     heights = body.stacked(tuple(body.joints))[:, :, 1]
     middle = (heights.min(axis=1) + heights.max(axis=1)) / 2
-    seen = (stature[near], middle[near]) if near.stop else (np.array([1700.0]), np.array([850.0]))  # nobody is there
-    draft = _draw(rng, settings, focal, np.radians(pitch), *seen, aim is not None)
+    people = stature[near], middle[near]
+    if not near.stop:
+        people = np.array([1700.0]), np.array([850.0])  # the camera of an empty picture is set up as for somebody
+    draft = _draw(rng, settings, focal, np.radians(pitch), people, aim is not None)
     if aim is None:
         score = _looseness(draft, settings, focal)
     else:
@@ -92,10 +94,13 @@ def lay_out(
     return Layout(camera, shift)
 
 
-def _draw(rng: Generator, settings: SynthSettings, focal: float, pitch: float, stature: Floats, middle: Floats,
+def _draw(rng: Generator, settings: SynthSettings, focal: float, pitch: float, people: tuple[Floats, Floats],
           crowd: bool) -> _Draft:  # fmt: skip
-    """Candidates: a person's depth follows from its apparent height, the eye's height from the largest person's."""
-    count = _CROWD_CANDIDATES if crowd else _CANDIDATES
+    """Candidates for people of given stature and height of their middle, (P,) each.
+
+    A person's depth follows from its apparent height, the eye's height from the largest person's place in the picture.
+    """
+    (stature, middle), count = people, _CROWD_CANDIDATES if crowd else _CANDIDATES
     low, high = settings.person_height
     part = rng.uniform(low, high, (count, len(stature)))
     across = settings.width * rng.uniform(-0.4, 0.4, (count, len(stature)))
@@ -141,7 +146,7 @@ def _estimated_crowd(draft: _Draft, settings: SynthSettings, focal: float, pitch
     for x, z, eye in zip(draft.x, draft.z, draft.eye, strict=True):
         camera = Camera(settings.width, settings.height, focal, look(pitch, 0.0), np.array([0.0, eye, 0.0]))
         points = camera.project(camera.seen(joints + np.stack([x, 0 * x, z], axis=1)[:, None]))
-        inside = ((points >= 0) & (points < size)).all(axis=-1)
+        inside = np.all((points >= 0) & (points < size), axis=-1)
         margin = 0.02 * settings.height
         low, high = points.min(axis=1) - margin, points.max(axis=1) + margin
         boxes = np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], axis=1)

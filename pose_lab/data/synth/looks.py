@@ -48,15 +48,25 @@ class Materials:
         return len(self.patterns) - 1
 
     def tables(self) -> tuple[NDArray[np.float32], Ints, NDArray[np.float32]]:
-        """Colours (M, 2, 3), patterns (M,), repeats (M,)."""
-        return np.array(self.colours, np.float32), np.array(self.patterns), np.array(self.pitches, np.float32)
+        """Colours (2, 3, M), patterns (M,), repeats (M,)."""
+        return (
+            np.array(self.colours, np.float32).transpose(1, 2, 0).copy(),
+            np.array(self.patterns),
+            np.array(self.pitches, np.float32),
+        )
 
 
 def colour(rng: Generator) -> Floats:
     """A random colour, RGB 0 to 255: muted more often than bright, black and white among them."""
     hue, saturation, value = rng.uniform(0, 180), 255 * rng.random() ** 1.6, 25 + 225 * rng.random()
     pixel = np.array([[[hue, saturation, value]]], np.uint8)
-    return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
+    return np.asarray(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0], np.float64)
+
+
+def muted(rng: Generator) -> Floats:
+    """A random colour of surroundings: mostly greyish."""
+    tone, keep = colour(rng), rng.random() ** 1.5
+    return tone * keep + tone.mean() * (1 - keep)
 
 
 def between(rng: Generator, tones: Floats) -> Floats:
@@ -96,8 +106,8 @@ def _dress_one(rng: Generator, materials: Materials) -> tuple[dict[str, int], di
         "skirt": shirt if rng.random() < 0.5 else legs,
     }  # fmt: skip
     fit = {
-        "sleeve": 1.0 if arms_bare < 0.12 else rng.uniform(1.02, 1.3),
-        "trouser": 1.0 if legs_bare < 0.05 or skirt else rng.uniform(1.02, 1.25),
+        "sleeve": 1.0 if arms_bare < 0.12 else rng.uniform(1.02, 1.18),
+        "trouser": 1.0 if legs_bare < 0.05 or skirt else rng.uniform(1.02, 1.2),
         "hair": 0.0 if bald else rng.uniform(0.1, 1.0),
         "skirt": skirt,
     }

@@ -168,15 +168,15 @@ def paint(image: Floats32, frame: Frame, solids: Solids, materials: Materials, l
     shade = _lambert(local, which, solids, light)
     colours, patterns, pitches = materials.tables()
     row = solids.material[which]
-    mixed, pattern = colours[row, 0], patterns[row]
-    for kind in np.unique(pattern):
+    mixed, pattern = colours[0][:, row], patterns[row]
+    for kind in set(patterns[np.unique(solids.material)].tolist()) & {FACE, *_PATTERNS}:
+        at = np.flatnonzero(pattern == kind)
         if kind == FACE:
-            _paint_faces(mixed, local, np.flatnonzero(pattern == kind), colours[row, 1], pitches[row])
-        elif kind in _PATTERNS:
-            at = np.flatnonzero(pattern == kind)
+            _paint_faces(mixed, local, at, colours[1][:, row], pitches[row])
+        else:
             second = at[_PATTERNS[kind](local[:, at], solids.radii[which[at]].T.astype(np.float32), pitches[row[at]])]
-            mixed[second] = colours[row[second], 1]
-    image.reshape(-1, 3)[pixels] = mixed * shade[:, None]
+            mixed[:, second] = colours[1][:, row[second]]
+    image.reshape(-1, 3)[pixels] = (mixed * shade).T
 
 
 def _local_points(pixels: Ints, which: Ints, frame: Frame, solids: Solids, camera: Camera) -> Floats32:
@@ -240,10 +240,10 @@ def _paint_faces(mixed: Floats32, local: Floats32, at: Ints, hair: Floats32, bea
     front = z > 0
     hairy = (y > 0.62) | (z < -0.25) | ((y > 0.28) & (y < 0.36) & (x > 0.2) & (x < 0.62) & front)
     hairy |= (beard[at] > 0) & front & (y < -0.32)
-    mixed[at[hairy]] = hair[at[hairy]]
+    mixed[:, at[hairy]] = hair[:, at[hairy]]
     eye = ((x - EYE[0]) / 0.19) ** 2 + ((y - EYE[1]) / 0.11) ** 2
-    mixed[at[(eye < 1) & front]] = [235, 235, 230]
+    mixed[:, at[(eye < 1) & front]] = np.array([235, 235, 230])[:, None]
     iris = (x - EYE[0]) ** 2 + (y - EYE[1]) ** 2
-    mixed[at[(iris < 0.0095) & front]] = [35, 25, 20]
+    mixed[:, at[(iris < 0.0095) & front]] = np.array([35, 25, 20])[:, None]
     mouth = (x / 0.33) ** 2 + ((y + 0.52) / 0.08) ** 2
-    mixed[at[(mouth < 1) & front]] = [150, 62, 60]
+    mixed[:, at[(mouth < 1) & front]] = np.array([150, 62, 60])[:, None]

@@ -114,9 +114,7 @@ def _annotated(settings: SynthSettings, scene: Scene, frame: Frame) -> People:
 
 
 def _draw_scene(settings: SynthSettings, rng: Generator, aim: float | None) -> Scene:
-    near = 0 if rng.random() < settings.empty else int(rng.integers(settings.people[0], settings.people[1] + 1))
-    if aim is not None and near:
-        near = int(np.clip(near, min(2 + int(np.ceil(aim)), settings.people[1]), None))
+    near = _draw_count(settings, rng, aim)
     far = int(rng.integers(6, 13)) if rng.random() < settings.crowd_regions else 0
     poses, shapes = draw_poses(rng, near + far, settings.poses), draw_shapes(rng, near + far)
     towards = rng.random(near + far) < settings.facing
@@ -133,6 +131,14 @@ def _draw_scene(settings: SynthSettings, rng: Generator, aim: float | None) -> S
     return Scene(layout.camera, body, shapes, solids, materials, far)
 
 
+def _draw_count(settings: SynthSettings, rng: Generator, aim: float | None) -> int:
+    """How many people; enough for the crowd index that is aimed at."""
+    empty, count = rng.random() < settings.empty, int(rng.integers(settings.people[0], settings.people[1] + 1))
+    if aim is not None:
+        count = max(count, min(2 + int(np.ceil(aim)), settings.people[1]))
+    return 0 if empty else count
+
+
 def _nothing() -> Solids:
     none = np.zeros(0)
     return Solids(none.reshape(0, 3), none.reshape(0, 3, 3), none.reshape(0, 3), none, *([none.astype(int)] * 3))
@@ -146,11 +152,11 @@ def _draw_things(settings: SynthSettings, rng: Generator, materials: Materials, 
         add_seat(things, pelvis[person], float(yaw[person]), float(shapes.stature[person]))
     eye = np.array([camera.eye[0], 0, camera.eye[2]])
     for _ in range(rng.poisson(settings.occluders) if near else 0):
-        person = int(rng.integers(near))
-        beside = np.array([rng.normal(0, 0.14), 0, 0]) * shapes.stature[person]
-        feet = pelvis[person] * [1, 0, 1] + beside
-        away = max(rng.uniform(0.7, 0.9), 1 - 0.7 * shapes.stature[person] / np.linalg.norm(feet - eye))
-        add_occluder(things, eye + (feet - eye) * away, float(shapes.stature[person]))
+        hidden = int(rng.integers(near))
+        beside = np.array([rng.normal(0, 0.14), 0, 0]) * shapes.stature[hidden]
+        feet = pelvis[hidden] * [1, 0, 1] + beside
+        away = max(rng.uniform(0.7, 0.9), 1 - 0.7 * shapes.stature[hidden] / np.linalg.norm(feet - eye))
+        add_occluder(things, eye + (feet - eye) * away, float(shapes.stature[hidden]))
     farthest = -pelvis[:, 2].min(initial=-3000.0)
     for _ in range(rng.poisson(settings.distractors)):
         depth = rng.uniform(0.9, 2.5) * farthest
@@ -175,9 +181,8 @@ def _shadow_lines(scene: Scene, light: Light) -> Floats:
 def _photograph(rng: Generator, image: NDArray[np.float32], settings: SynthSettings) -> NDArray[np.uint8]:
     """Exposure, white balance, lens blur and noise."""
     gain = rng.uniform(0.75, 1.15) * rng.uniform(0.93, 1.07, 3)
-    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.35, 0.6) + 0.0006 * settings.height)
-    image *= gain.astype(np.float32)
-    image += np.float32(rng.uniform(-6, 14))
+    blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.35, 0.6) + 0.0006 * settings.height)
     grain = settings.noise * rng.random() * rng.standard_normal(image.shape[:2], dtype=np.float32)
-    image += grain[:, :, None]
-    return np.clip(image, 0, 255).astype(np.uint8)
+    grain += np.float32(rng.uniform(-6, 14))
+    exposed = cv2.multiply(blurred, np.append(gain, 0.0))
+    return np.asarray(cv2.add(exposed, cv2.merge([grain] * 3), dtype=cv2.CV_8U), np.uint8)

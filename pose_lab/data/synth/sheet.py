@@ -24,7 +24,7 @@ def contact_sheet(settings: SynthSettings, count: int, columns: int, zoom: int) 
     cells = []
     for index in range(count):
         picture = make_picture(settings, 0, index)
-        enlarged = cv2.resize(picture.image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+        enlarged = picture.image.repeat(zoom, axis=0).repeat(zoom, axis=1)
         cells.append(np.hstack([enlarged, _drawn(enlarged.copy(), picture, points, zoom)]))
     blank = np.zeros_like(cells[0])
     rows = [cells[start : start + columns] for start in range(0, count, columns)]

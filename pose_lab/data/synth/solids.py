@@ -83,7 +83,7 @@ def cones(start: Floats, end: Floats, radius: Floats, end_radius: Floats, owner:
         owner: (S,).
         material: (S,).
     """
-    length = np.maximum(np.linalg.norm(end - start, axis=1), 1e-3)
+    length = np.maximum(np.sqrt(((end - start) ** 2).sum(axis=1)), 1e-3)
     middle = (radius + end_radius) / 2
     return Solids(
         origin=(start + end) / 2,
@@ -98,10 +98,13 @@ def cones(start: Floats, end: Floats, radius: Floats, end_radius: Floats, owner:
 
 def along(direction: Floats) -> Floats:
     """Rotations (S, 3, 3) whose y axis is the unit vector `direction` (S, 3)."""
-    helper = np.where(np.abs(direction[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
-    x = np.cross(direction, helper)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    return np.stack([x, direction, np.cross(x, direction)], axis=2)
+    flip = np.abs(direction[:, 2]) < 0.9
+    a, b, c = direction.T
+    zero = np.zeros_like(a)
+    x = np.where(flip, [b, -a, zero], [zero, c, -b])  # across the direction and the z or the x axis
+    x /= np.sqrt((x * x).sum(axis=0))
+    z = np.stack([x[1] * c - x[2] * b, x[2] * a - x[0] * c, x[0] * b - x[1] * a])
+    return np.stack([x.T, direction, z.T], axis=2)
 
 
 def turn(axis: int, degrees: Floats) -> Floats:
