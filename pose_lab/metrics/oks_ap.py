@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from pose_lab.ops.oks import (
     Curves,
-    Pairs,
+    People,
     greedy_match,
     keypoint_similarity,
     pair_up,
@@ -29,8 +29,6 @@ THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 RECALLS: NDArray[np.float64] = np.linspace(0, 1, 101)
 SIZE_RANGES = {"all": (0.0, 1e10), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 NEARLY_ONE = 1 - 1e-10  # the highest similarity that is ever demanded
-
-PAIRS_AT_A_TIME = 1 << 12  # keeps the working set of the similarity in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -243,7 +241,8 @@ class OKSAveragePrecision(Metric):
         image_index, scores, keypoints, evaluated = self._detections()
         truth = _GroundTruth.of(self.annotations, evaluated)
         pairs = pair_up(image_index, truth.first_person)
-        similarity = self._similarities(pairs, keypoints, truth)
+        sigmas = torch.tensor(self.skeleton.sigmas, dtype=torch.float64)
+        similarity = keypoint_similarity(pairs, keypoints - self.annotations.pixel_shift, truth.people, sigmas)
         thresholds = torch.from_numpy(THRESHOLDS.clip(max=NEARLY_ONE))
         near = (similarity >= thresholds[0]).nonzero().squeeze(1)
         pairs, similarity = pairs[near], similarity[near]
@@ -281,21 +280,6 @@ class OKSAveragePrecision(Metric):
         rows = kept[order]
         return image_index[order], _joined(self.scores)[rows], _joined(self.keypoints)[rows], evaluated
 
-    def _similarities(self, pairs: Pairs, keypoints: Tensor, truth: _GroundTruth) -> Tensor:
-        sigmas = torch.tensor(self.skeleton.sigmas, dtype=torch.float64)
-        found = keypoints - self.annotations.pixel_shift
-        parts = [
-            keypoint_similarity(
-                found.index_select(0, part.detection),
-                truth.keypoints.index_select(0, part.person),
-                truth.areas[part.person],
-                truth.boxes[part.person],
-                sigmas,
-            )
-            for part in (pairs[start : start + PAIRS_AT_A_TIME] for start in range(0, len(pairs), PAIRS_AT_A_TIME))
-        ]
-        return torch.cat(parts) if parts else found.new_empty(0)
-
 
 @dataclass(frozen=True)
 class _GroundTruth:
@@ -303,9 +287,7 @@ class _GroundTruth:
 
     rows: Tensor
     first_person: Tensor
-    keypoints: Tensor
-    boxes: Tensor
-    areas: Tensor
+    people: People
     ignore: Tensor
     labelled: Tensor
 
@@ -318,16 +300,18 @@ class _GroundTruth:
         return cls(
             rows=torch.from_numpy(rows),
             first_person=torch.from_numpy(np.searchsorted(image_index[rows], np.arange(len(evaluated) + 1))),
-            keypoints=torch.from_numpy(keypoints),
-            boxes=torch.from_numpy(annotations.boxes[rows]),
-            areas=torch.from_numpy(annotations.areas[rows]),
+            people=People(
+                keypoints=torch.from_numpy(keypoints),
+                areas=torch.from_numpy(annotations.areas[rows]),
+                boxes=torch.from_numpy(annotations.boxes[rows]),
+            ),
             ignore=torch.from_numpy(annotations.ignore[rows]),
             labelled=torch.from_numpy(annotations.num_keypoints[rows] > 0),
         )
 
     def counted(self) -> Tensor:
         """(A, N) bool, who counts in each size range."""
-        return _in_range(self.areas) & ~self.ignore & self.labelled
+        return _in_range(self.people.areas) & ~self.ignore & self.labelled
 
 
 def _in_range(areas: Tensor) -> Tensor:

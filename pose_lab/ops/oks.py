@@ -16,41 +16,8 @@ import torch
 from torch import Tensor
 
 EPSILON = float(np.spacing(1.0))  # what the official evaluation adds to areas and counts
-
-
-def keypoint_similarity(found: Tensor, annotated: Tensor, areas: Tensor, boxes: Tensor, sigmas: Tensor) -> Tensor:
-    """COCO's object keypoint similarity (OKS) of pairs.
-
-    A person without any labelled keypoint is compared by its box: a detected keypoint errs by its distance from the box
-    enlarged threefold, so whatever lies inside has OKS 1.
-
-    Args:
-        found: (P, K, 2) detected keypoints, pixels.
-        annotated: (P, K, 3) x, y, visibility in the same pixels.
-        areas: (P,) square pixels.
-        boxes: (P, 4) xyxy of the annotated people, used where nothing is labelled.
-        sigmas: (K,) OKS constants.
-
-    Returns:
-        (P,) similarities in [0, 1], in the inputs' floating type (use float64).
-
-    Source: COCO keypoint evaluation, https://cocodataset.org/#keypoints-eval.
-    """
-    counts = annotated[..., 2] > 0
-    bare = (~counts.any(1)).nonzero().squeeze(1)
-    x, y = found[..., 0] - annotated[..., 0], found[..., 1] - annotated[..., 1]
-    if len(bare):
-        x[bare], y[bare] = _beyond_threefold_box(found[bare], boxes[bare])
-        counts[bare] = True
-    errors = x.square_().add_(y.square_()).div_((2 * sigmas).square()).div_((areas + EPSILON)[:, None]).div_(2)
-    return errors.neg_().exp_().mul_(counts).sum(1) / counts.sum(1)
-
-
-def _beyond_threefold_box(points: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances in x and in y (P, K) by which points (P, K, 2) lie outside boxes (P, 4) enlarged by their size."""
-    corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
-    outside = (corner - size - points).clamp(min=0) + (points - (corner + 2 * size)).clamp(min=0)
-    return outside[..., 0], outside[..., 1]
+PAIRS_AT_A_TIME = 1 << 12  # keeps the working set of the similarity in the processor's cache
+LEAST_EXPONENT = -700.0  # above underflow, which makes the exponential many times slower
 
 
 @dataclass(frozen=True)
@@ -93,6 +60,68 @@ def _rows(values: Tensor) -> Tensor:
 def rank_within(groups: Tensor) -> Tensor:
     """(D,) the position of each row among the rows of its group; groups (D,) int64, ascending."""
     return _rows(groups) - torch.searchsorted(groups, groups)
+
+
+@dataclass(frozen=True)
+class People:
+    """Annotated people, as the similarity needs them.
+
+    Attributes:
+        keypoints: (N, K, 3) float64 x, y, visibility, pixels.
+        areas: (N,) float64, square pixels.
+        boxes: (N, 4) float64 xyxy, used where nothing is labelled.
+    """
+
+    keypoints: Tensor
+    areas: Tensor
+    boxes: Tensor
+
+
+def keypoint_similarity(pairs: Pairs, found: Tensor, people: People, sigmas: Tensor) -> Tensor:
+    """COCO's object keypoint similarity (OKS) of pairs.
+
+    A person without any labelled keypoint is compared by its box: a detected keypoint errs by its distance from the box
+    enlarged threefold, so whatever lies inside has OKS 1.
+
+    Args:
+        pairs: rows of `found` and of `people`.
+        found: (D, K, 2) float64, detected keypoints in the same pixels.
+        people: the annotations.
+        sigmas: (K,) float64, OKS constants.
+
+    Returns:
+        (P,) float64 similarities in [0, 1].
+
+    Source: COCO keypoint evaluation, https://cocodataset.org/#keypoints-eval.
+    """
+    sizes = (2 * sigmas).square()
+    labelled = (people.keypoints[..., 2] > 0).double()
+    totals = labelled.sum(1)
+    planes = [*found.unbind(-1), *people.keypoints[..., :2].unbind(-1)]  # contiguous planes are gathered far faster
+    found_x, found_y, x, y = (plane.contiguous() for plane in planes)
+    similarity = found.new_empty(len(pairs))
+    for rows in torch.arange(len(pairs), device=found.device).split(PAIRS_AT_A_TIME):
+        detection, person = pairs.detection[rows], pairs.person[rows]
+        squares = (found_x.index_select(0, detection) - x.index_select(0, person)).square_()
+        squares += (found_y.index_select(0, detection) - y.index_select(0, person)).square_()
+        closeness = _closeness(squares, sizes, people.areas[person]).mul_(labelled.index_select(0, person))
+        similarity[rows] = closeness.sum(1) / totals[person]
+    for rows in (totals[pairs.person] == 0).nonzero().squeeze(1).split(PAIRS_AT_A_TIME):
+        person = pairs.person[rows]
+        outside = _beyond_threefold_box(found[pairs.detection[rows]], people.boxes[person])
+        similarity[rows] = _closeness(outside.square().sum(-1), sizes, people.areas[person]).mean(1)
+    return similarity
+
+
+def _closeness(squared_distances: Tensor, sizes: Tensor, areas: Tensor) -> Tensor:
+    """exp(-error) (P, K) of squared distances (P, K), which are overwritten."""
+    return squared_distances.div_(sizes).div_((areas + EPSILON)[:, None]).div_(-2).clamp_(min=LEAST_EXPONENT).exp_()
+
+
+def _beyond_threefold_box(points: Tensor, boxes: Tensor) -> Tensor:
+    """Distances in x and y (P, K, 2) by which points (P, K, 2) lie outside boxes (P, 4) enlarged by their size."""
+    corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
+    return (corner - size - points).clamp(min=0) + (points - (corner + 2 * size)).clamp(min=0)
 
 
 def greedy_match(
@@ -141,7 +170,7 @@ class Curves:
 
     Attributes:
         precision: (A, T, R) float64, the interpolated precision at each recall.
-        scores: (A, T, R) float64, the detection score at which each recall is reached; 0 where it never is.
+        scores: (A, T, R) float64, score of the detection that reaches each recall; 0 where none does.
         recall: (A, T) float64, the highest recall.
     """
 
@@ -153,6 +182,9 @@ class Curves:
 def precision_over_recall(scores: Tensor, matched: Tensor, ignored: Tensor, people: Tensor, recalls: Tensor) -> Curves:
     """Precision and recall over the detections of a whole data set, as COCO accumulates them.
 
+    Precision falls with every miss, so its interpolation (the highest precision at this recall or beyond) is decided
+    by the hits alone.
+
     Args:
         scores: (D,) float64; of equal scores the earlier row ranks first.
         matched: (A, T, D) bool.
@@ -161,21 +193,20 @@ def precision_over_recall(scores: Tensor, matched: Tensor, ignored: Tensor, peop
         recalls: (R,) float64, ascending, where precision is read.
     """
     order = torch.sort(scores, stable=True, descending=True).indices
-    hits = (matched & ~ignored).index_select(-1, order).cumsum(-1, dtype=torch.int32)
-    misses = (~matched & ~ignored).index_select(-1, order).cumsum(-1, dtype=torch.int32)
-    precision = hits / ((hits + misses).double() + EPSILON)
+    hits = (matched & ~ignored).index_select(-1, order).flatten(0, 1)  # (A * T, D)
+    misses = (~matched & ~ignored).index_select(-1, order).flatten(0, 1).cumsum(-1, dtype=torch.int32)
+    row, position = hits.nonzero(as_tuple=True)
+    nth = rank_within(row)
+    most = int(people.max()) + 1  # so the last column is never a hit
+    precision, score = scores.new_zeros(2, len(hits), most)
+    precision[row, nth] = (nth + 1) / ((nth + 1 + misses[row, position]).double() + EPSILON)
+    score[row, nth] = scores[order[position]]
     envelope = precision.flip(-1).cummax(-1).values.flip(-1)
-    reached = hits / people[:, None, None].double()  # NaN where nobody counts, replaced below
-    at = torch.searchsorted(reached.nan_to_num(), recalls.expand(*hits.shape[:2], -1).contiguous())
-    none = (people == 0)[:, None, None]
+    shape, none = matched.shape[:2], (people == 0)[:, None, None]
+    reached = torch.arange(1, most + 1, device=people.device) / people[:, None].double()  # (A, most)
+    at = torch.searchsorted(reached, recalls.expand(len(people), -1).contiguous())[:, None].expand(*shape, -1)
     return Curves(
-        precision=_read(envelope, at).masked_fill(none, -1),
-        scores=_read(scores[order].expand(*hits.shape[:2], -1), at).masked_fill(none, -1),
-        recall=_read(reached, torch.full_like(at[..., :1], len(scores) - 1)).masked_fill(none, -1).squeeze(-1),
+        precision=envelope.view(*shape, most).gather(-1, at).masked_fill(none, -1),
+        scores=score.view(*shape, most).gather(-1, at).masked_fill(none, -1),
+        recall=(hits.sum(-1).view(shape) / people[:, None].double()).masked_fill(none[..., 0], -1),
     )
-
-
-def _read(values: Tensor, at: Tensor) -> Tensor:
-    """Values (A, T, D) at positions (A, T, R), 0 beyond the ends."""
-    padded = torch.nn.functional.pad(values, (1, 1))
-    return padded.gather(-1, at + 1)
