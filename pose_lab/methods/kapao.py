@@ -423,17 +423,21 @@ class Detections:
 
 def detect(rows: Tensor, image_index: Tensor, settings: Inference) -> tuple[Detections, Detections]:
     """Pose objects and keypoint objects among decoded rows (M, C): the best class of each, then suppression."""
-    scores, categories = (rows[:, FIRST_CLASS : FIRST_CLASS + _num_classes(rows.shape[1])]).max(1)
+    scores, categories = rows[:, FIRST_CLASS : FIRST_CLASS + _num_classes(rows.shape[1])].max(1)
     scores = scores * rows[:, OBJECTNESS]
-    number = torch.arange(len(rows), device=rows.device)
-    found = Detections(number, image_index, to_corners(rows[:, :BOX_COLUMNS]), scores, categories)
+
+    def above(wanted: Tensor) -> Detections:
+        number = torch.nonzero(wanted)[:, 0]
+        boxes = to_corners(rows[number, :BOX_COLUMNS])
+        return Detections(number, image_index[number], boxes, scores[number], categories[number])
+
     if settings.pose_iou == settings.keypoint_iou and settings.keypoint_confidence >= settings.pose_confidence:
         # published: one pass does when the thresholds allow it, with one limit for both kinds
-        both = _suppressed(found[scores > settings.pose_confidence], settings.pose_iou, settings)
+        both = _suppressed(above(scores > settings.pose_confidence), settings.pose_iou, settings)
         sure = both.scores >= settings.keypoint_confidence
         return both[both.categories == POSE], both[(both.categories != POSE) & sure]
-    poses = found[(categories == POSE) & (scores > settings.pose_confidence)]
-    keypoints = found[(categories != POSE) & (scores > settings.keypoint_confidence)]
+    poses = above((categories == POSE) & (scores > settings.pose_confidence))
+    keypoints = above((categories != POSE) & (scores > settings.keypoint_confidence))
     return _suppressed(poses, settings.pose_iou, settings), _suppressed(keypoints, settings.keypoint_iou, settings)
 
 
@@ -517,32 +521,61 @@ def fuse(
     Returns:
         (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else 0.
     """
-    confidences = torch.zeros_like(keypoints[..., 0])
-    if not len(keypoints) or not len(found.scores):
-        return keypoints, confidences
     num_keypoints = keypoints.shape[1]
-    group = found.image_index * num_keypoints + found.categories - 1
-    order = torch.argsort(group, stable=True)
-    group = group[order]
-    rank, slot = ranks(group), ranks(pose_image)
-    num_groups = (int(found.image_index[-1].maximum(pose_image[-1])) + 1) * num_keypoints
-    rounds, width = int(rank.max()) + 1, int(slot.max()) + 1
-    table = centres.new_zeros(rounds, num_groups, 2)
-    table[rank, group] = centres[order]
-    scores = centres.new_zeros(rounds, num_groups)
-    scores[rank, group] = found.scores[order]
-    current = centres.new_full((num_groups, width, 2), torch.inf)
-    of_pose = pose_image[:, None] * num_keypoints + torch.arange(num_keypoints, device=group.device)
-    current[of_pose, slot[:, None]] = keypoints
-    best = centres.new_zeros(num_groups, width)
-    every = torch.arange(num_groups, device=group.device)
-    for place, score in zip(table, scores, strict=True):
-        distance, nearest = (current - place[:, None]).norm(dim=-1).min(1)
-        held = best[every, nearest]
-        taken = (score > held) & (distance < max_distance)
-        current[every, nearest] = torch.where(taken[:, None], place, current[every, nearest])
-        best[every, nearest] = torch.where(taken, score, held)
-    return current[of_pose, slot[:, None]], best[of_pose, slot[:, None]]
+    if not len(keypoints) or not len(found.scores):
+        return keypoints, torch.zeros_like(keypoints[..., 0])
+    kind = found.image_index * num_keypoints + found.categories - 1
+    order = torch.argsort(kind, stable=True)
+    kind, rank = kind[order], ranks(kind[order])
+    pose_kind = pose_image[:, None] * num_keypoints + torch.arange(num_keypoints, device=kind.device)
+    slot = ranks(pose_image)[:, None].expand_as(pose_kind)
+    kinds = int(torch.maximum(kind[-1], pose_kind[-1, -1])) + 1
+    places = _table(centres[order], kind, rank, kinds)
+    taker = _takers(places, _table(keypoints, pose_kind, slot, kinds), max_distance)[pose_kind, slot]
+    replaced = taker < places.shape[1]
+    taker = taker.clamp(max=places.shape[1] - 1)
+    scores = _table(found.scores[order, None], kind, rank, kinds)[pose_kind, taker, 0]
+    return places[pose_kind, taker].where(replaced[..., None], keypoints), scores.where(replaced, 0)
+
+
+def _table(values: Tensor, kind: Tensor, rank: Tensor, kinds: int) -> Tensor:
+    """(..., D) values laid out as (kinds, ranks, D); infinite where there are none."""
+    table = values.new_full((kinds, int(rank.max()) + 1, values.shape[-1]), torch.inf)
+    table[kind, rank] = values
+    return table
+
+
+def _takers(places: Tensor, current: Tensor, max_distance: float) -> Tensor:
+    """(kinds, S + 1) the object that replaces each pose's keypoint, Q where none does.
+
+    Instead of one object after the other, all decide at once from a guess of who replaced what before them, until the
+    guess repeats itself. The first n objects are right after n rounds, so the end is the same; chains are short.
+
+    Args:
+        places: (kinds, Q, 2) objects by falling score.
+        current: (kinds, S, 2) the poses' own keypoints.
+        max_distance: objects as far as this or farther replace nothing.
+    """
+    kinds, count, _ = places.shape
+    # one more column each: "no pose is near enough", and the never used place of "no object"
+    to_poses = F.pad(_distances(places[:, :, None], current[:, None], max_distance), (0, 1), value=max_distance)
+    to_objects = F.pad(_distances(places[:, :, None], places[:, None], max_distance), (0, 1))
+    number = torch.arange(count, device=places.device).expand(kinds, count)
+    takers = number.new_full((kinds, to_poses.shape[2]), count)
+    while True:
+        moved = to_objects.gather(2, takers[:, None].expand_as(to_poses))
+        nearest = torch.where(number[..., None] > takers[:, None], moved, to_poses).argmin(2)
+        again = torch.full_like(takers, count).scatter_reduce(1, nearest, number, "amin")
+        again[:, -1] = count
+        if torch.equal(again, takers):
+            return takers
+        takers = again
+
+
+def _distances(places: Tensor, others: Tensor, max_distance: float) -> Tensor:
+    """(...) distances of points (..., 2); infinite from `max_distance` on."""
+    distances = (places - others).square().sum(-1).sqrt()
+    return distances.where(distances < max_distance, torch.inf)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,10 +1,15 @@
-"""Greedy non-maximum suppression over the classes and pictures of a batch."""
+"""Greedy non-maximum suppression over the classes and pictures of a batch, all at once."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import nms
+
+# Above these numbers classes are suppressed one by one: boxes of a class on a CPU, for speed; pairs, for memory.
+_MANY_BOXES = 256
+_MANY_PAIRS = 1 << 25
 
 
 def ranks(groups: Tensor) -> Tensor:
@@ -25,8 +30,7 @@ def suppress(
 ) -> Tensor:
     """Keeps the best boxes of every picture; a box is dropped if a better kept one of its class overlaps it too much.
 
-    Classes are kept apart by moving their boxes `class_offset` pixels apart, in the boxes' precision. Equal scores keep
-    the order of the rows.
+    Equal scores keep the order of the rows.
 
     Args:
         boxes: (N, 4) float32 xyxy.
@@ -36,15 +40,74 @@ def suppress(
         max_iou: a larger intersection over union is suppressed.
         max_candidates: the rows of a picture that take part, by score.
         max_kept: the rows of a picture that are returned, over all classes.
-        class_offset: at least the largest coordinate.
+        class_offset: boxes are moved this far per class before they are compared, as common code does to keep classes
+            apart; here it only reproduces the rounding.
 
     Returns:
         (P,) rows, by picture and falling score.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     order = order[torch.argsort(image_index[order], stable=True)]
-    order = order[ranks(image_index[order]) < max_candidates]
-    _, counts = torch.unique_consecutive(image_index[order], return_counts=True)
+    if not len(order):
+        return order
+    rank = ranks(image_index[order])
+    groups = image_index * (categories.max() + 1) + categories
     moved = boxes + (categories * class_offset).to(boxes)[:, None]
-    parts = [rows[nms(moved[rows], scores[rows], max_iou)[:max_kept]] for rows in order.split(counts.tolist())]
-    return torch.cat(parts) if parts else order
+    # whom the best rows leave alone does not depend on the others: in a crowd they alone give enough
+    for limit in (min(2 * max_kept, max_candidates), max_candidates):
+        rows = order[rank < limit]
+        kept = rows[_kept(moved[rows], groups[rows], max_iou)]
+        more = image_index[order[(rank == limit) & (limit < max_candidates)]]
+        if (torch.bincount(image_index[kept], minlength=int(image_index.max()) + 1)[more] >= max_kept).all():
+            break
+    return kept[ranks(image_index[kept]) < max_kept]
+
+
+def _kept(boxes: Tensor, groups: Tensor, max_iou: float) -> Tensor:
+    """(N,) bool: which boxes (N, 4), best first within each group, survive."""
+    order = torch.argsort(groups, stable=True)
+    _, group, counts = torch.unique_consecutive(groups[order], return_inverse=True, return_counts=True)
+    rank = ranks(group)
+    size = int(counts.max())
+    kept = torch.zeros_like(groups, dtype=torch.bool)
+    if (size > _MANY_BOXES and not boxes.is_cuda) or len(counts) * size**2 > _MANY_PAIRS:
+        for rows in order.split(counts.tolist()):
+            falling = torch.arange(len(rows), 0, -1, device=boxes.device, dtype=boxes.dtype)
+            kept[rows[nms(boxes[rows], falling, max_iou)]] = True
+        return kept
+    table = boxes.new_zeros(len(counts), size, 4)
+    table[group, rank] = boxes[order]
+    kept[order] = _greedy(_overlaps(table, max_iou))[group, rank]
+    return kept
+
+
+def _overlaps(boxes: Tensor, max_iou: float) -> Tensor:
+    """(G, M, M) whether box i is earlier than box j and overlaps it too much, as numbers 0 and 1."""
+    corners = boxes.movedim(-1, 0).contiguous()
+    low, high = corners[:2], corners[2:]
+    sides = torch.minimum(high[..., :, None], high[..., None, :])
+    sides.sub_(torch.maximum(low[..., :, None], low[..., None, :])).clamp_(min=0)
+    overlap = sides[0].mul_(sides[1])
+    area = (high - low).prod(0)
+    union = torch.add(area[:, :, None], area[:, None], out=sides[1]).sub_(overlap)
+    earlier = boxes.new_ones(boxes.shape[1], boxes.shape[1]).triu(1)
+    return (overlap.div_(union) > _rounded_down(max_iou)) * earlier
+
+
+def _rounded_down(limit: float) -> float:
+    """The largest float32 that is no more than `limit`: comparing with it equals comparing in double precision."""
+    nearest = np.float32(limit)
+    return float(nearest if nearest <= limit else np.nextafter(nearest, np.float32(0)))
+
+
+def _greedy(overlaps: Tensor) -> Tensor:
+    """(G, M) bool: the boxes that no kept earlier one overlaps.
+
+    Each round settles at least one more box of every chain of overlaps, so the fixed point is the greedy result.
+    """
+    kept = overlaps.new_ones(overlaps.shape[:2])
+    while True:
+        again = (torch.bmm(kept[:, None], overlaps)[:, 0] == 0).to(kept)
+        if torch.equal(again, kept):
+            return kept > 0
+        kept = again

@@ -56,7 +56,7 @@ def test_labels_of_network_inputs(case, tag, borders):
     data = fixture(f"labels_{case}")
     flip = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
     flip = flip if case == "coco_train" else [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12, 13]
-    for image, hw in enumerate(data["image_hw"].tolist()):
+    for image in range(len(data["image_hw"])):
         height, width = data[f"{tag}{image}_image_rgb"].shape[1:]
         scale = data[f"{tag}{image}_ratio_f64"].flip(0).float()
         found = moved(annotated(data, image), scale, data[f"{tag}{image}_pad_f64"].float())
