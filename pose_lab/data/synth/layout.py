@@ -29,13 +29,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Draft:
-    """C candidate layouts of P people: pixels right of the centre, depths, eye heights (C,), ground places."""
+    """C candidate layouts of P people: pixels right of the centre, depths, eye heights (C,), ground places, reach (P,)."""
 
     across: Floats
     depth: Floats
     eye: Floats
     x: Floats
     z: Floats
+    reach: Floats
 
 
 def crowd_index(keypoints: Floats, labelled: NDArray[np.bool_], boxes: Floats) -> float:
@@ -76,9 +77,13 @@ def lay_out(
     near = slice(0, len(stature) - far)
     heights = body.stacked(tuple(body.joints))[:, :, 1]
     middle = (heights.min(axis=1) + heights.max(axis=1)) / 2
-    people = stature[near], middle[near]
+    people = stature[near], middle[near], _reach(body)[near]
     if not near.stop:
-        people = np.array([1700.0]), np.array([850.0])  # the camera of an empty picture is set up as for somebody
+        people = (
+            np.array([1700.0]),
+            np.array([850.0]),
+            np.array([0.0]),
+        )  # the camera of an empty picture is set up as for somebody
     draft = _draw(rng, settings, focal, np.radians(pitch), people, aim is not None)
     if aim is None:
         score = _looseness(draft, settings, focal)
@@ -94,13 +99,13 @@ def lay_out(
     return Layout(camera, shift)
 
 
-def _draw(rng: Generator, settings: SynthSettings, focal: float, pitch: float, people: tuple[Floats, Floats],
+def _draw(rng: Generator, settings: SynthSettings, focal: float, pitch: float, people: tuple[Floats, Floats, Floats],
           crowd: bool) -> _Draft:  # fmt: skip
-    """Candidates for people of given stature and height of their middle, (P,) each.
+    """Candidates for people of given stature, height of their middle and reach, (P,) each.
 
     A person's depth follows from its apparent height, the eye's height from the largest person's place in the picture.
     """
-    (stature, middle), count = people, _CROWD_CANDIDATES if crowd else _CANDIDATES
+    (stature, middle, reach), count = people, _CROWD_CANDIDATES if crowd else _CANDIDATES
     low, high = settings.person_height
     part = rng.uniform(low, high, (count, len(stature)))
     across = settings.width * rng.uniform(-0.4, 0.4, (count, len(stature)))
@@ -116,7 +121,7 @@ def _draw(rng: Generator, settings: SynthSettings, focal: float, pitch: float, p
     above = depth[chosen] * ray / (np.cos(pitch) + ray * np.sin(pitch))
     eye = np.maximum(middle[largest] + above, 150)
     away = (depth - (eye[:, None] - middle) * np.sin(pitch)) / np.cos(pitch)
-    return _Draft(across, depth, eye, across * depth / focal, -away)
+    return _Draft(across, depth, eye, across * depth / focal, -away, reach)
 
 
 def _looseness(draft: _Draft, settings: SynthSettings, focal: float) -> Floats:
@@ -126,10 +131,17 @@ def _looseness(draft: _Draft, settings: SynthSettings, focal: float) -> Floats:
     return np.minimum(gap.min(axis=(1, 2), initial=1.0), 1.0) - 3 * _collisions(draft)
 
 
+def _reach(body: Skeletons3D) -> Floats:
+    """(P,) how far trunk and legs reach from the pelvis over the ground."""
+    ends = body.stacked(("head", "left_ankle", "right_ankle")) - body.joints["pelvis"][:, None]
+    return np.hypot(ends[..., 0], ends[..., 2]).max(axis=1, initial=0)
+
+
 def _collisions(draft: _Draft) -> Floats:
     """(C,) how many pairs of people stand in one another."""
     apart = np.hypot(draft.x[:, :, None] - draft.x[:, None], draft.z[:, :, None] - draft.z[:, None])
-    return ((apart < _PERSONAL_SPACE).sum(axis=(1, 2)) - apart.shape[1]) / 2
+    needed = np.maximum(_PERSONAL_SPACE, 0.8 * (draft.reach[:, None] + draft.reach))
+    return ((apart < needed).sum(axis=(1, 2)) - apart.shape[1]) / 2
 
 
 def _estimated_crowd(draft: _Draft, settings: SynthSettings, focal: float, pitch: float, body: Skeletons3D,

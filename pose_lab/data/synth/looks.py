@@ -50,8 +50,8 @@ class Materials:
     def tables(self) -> tuple[NDArray[np.float32], Ints, NDArray[np.float32]]:
         """Colours (2, 3, M), patterns (M,), repeats (M,)."""
         return (
-            np.array(self.colours, np.float32).transpose(1, 2, 0).copy(),
-            np.array(self.patterns),
+            np.array(self.colours, np.float32).reshape(-1, 2, 3).transpose(1, 2, 0).copy(),
+            np.array(self.patterns, np.int64),
             np.array(self.pitches, np.float32),
         )
 

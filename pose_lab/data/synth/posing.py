@@ -26,7 +26,7 @@ _TRUNK_LIMITS = {
 _PAIRED_LIMITS = {
     "shoulder_raise": (-10, 165),
     "shoulder_swing": (-45, 170),
-    "shoulder_twist": (-80, 60),
+    "shoulder_twist": (-80, 90),
     "elbow": (2, 145),
     "hip_swing": (-20, 115),
     "hip_spread": (-12, 50),
@@ -75,8 +75,8 @@ _ARMS: dict[str, dict[str, Spread]] = {
     "on_lap": {"shoulder_raise": (8, 6), "shoulder_swing": (25, 10), "shoulder_twist": (-22, 12), "elbow": (58, 16)},
     "wide": {"shoulder_raise": (84, 14), "shoulder_swing": (5, 12), "shoulder_twist": (10, 20), "elbow": (20, 18)},
     "up": {"shoulder_raise": (150, 14), "shoulder_swing": (8, 12), "shoulder_twist": (10, 18), "elbow": (28, 22)},
-    "bent_up": {"shoulder_raise": (88, 10), "shoulder_swing": (5, 8), "shoulder_twist": (5, 10), "elbow": (95, 18)},
-    "waving": {"shoulder_raise": (128, 22), "shoulder_swing": (8, 10), "shoulder_twist": (15, 15), "elbow": (48, 26)},
+    "bent_up": {"shoulder_raise": (88, 10), "shoulder_swing": (5, 8), "shoulder_twist": (72, 14), "elbow": (95, 18)},
+    "waving": {"shoulder_raise": (128, 22), "shoulder_swing": (8, 10), "shoulder_twist": (38, 20), "elbow": (55, 26)},
     "holding": {"shoulder_raise": (8, 5), "shoulder_swing": (34, 12), "shoulder_twist": (-28, 12), "elbow": (108, 18)},
 }
 _ONE_SIDED = ("waving", "holding", "on_hips", "up")  # the other arm hangs at times
@@ -135,9 +135,7 @@ FAMILIES: dict[str, Family] = {
         },
         arms=("forward", "on_lap", "holding"),
     ),
-    "arms_raised": Family(
-        {**_STAND, "hip_spread": (11, 7), "knee": (10, 8)}, arms=("up", "up", "wide", "bent_up", "waving")
-    ),
+    "arms_raised": Family({**_STAND, "hip_spread": (11, 7), "knee": (10, 8)}, arms=("up", "up", "bent_up", "waving")),
     "bending": Family(
         {**_STAND, "hip_swing": (34, 12), "knee": (16, 9), "spine_bend": (48, 12)},
         arms=("hanging", "forward", "on_lap"),
