@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
@@ -32,9 +34,7 @@ STYLE: Any = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind people too
 PUBLISHED = "0.4"
 LOG_SPAN = 8  # the axis is logarithmic if its values span more
-LINE = 92  # characters of the text below the figure
-
-Position = dict[Any, float]
+LINE = 108  # characters of the text below the figure
 
 
 def save(report: Report, path: Path) -> None:
@@ -49,7 +49,7 @@ def draw(report: Report) -> Figure:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(report.title)
-    axes.set_ylabel(f"{report.metric} (%), {' '.join(report.facts[key] for key in ('scale', 'data'))}")
+    axes.set_ylabel(f"{report.metric} (%) on {report.facts['data']}, {report.facts['scale']} scale")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     if report.axis is None:
@@ -60,56 +60,90 @@ def draw(report: Report) -> Figure:
     return figure
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where each value of the axis stands: numbers at themselves, anything else side by side."""
+
+    values: Sequence[Any]
+
+    @property
+    def numeric(self) -> bool:
+        """Whether all values are numbers."""
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
+
+    def of(self, value: Any) -> float:
+        """The position of one of the values."""
+        return float(value) if self.numeric else float([repr(known) for known in self.values].index(repr(value)))
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the values span too much for equal steps."""
+        return self.numeric and min(self.values) > 0 and max(self.values) > LOG_SPAN * min(self.values)
+
+
 def _curves(axes: Axes, report: Report, axis: str) -> None:
-    rows = [*report.rows, *report.published_rows]
-    positions = _positions([row.settings.get(axis) for row in rows])
-    _scale(axes, positions, numeric=_numeric(positions))
-    axes.set_xlabel(report.axis_label)
-    series = _series(report)
-    handles = [
-        _curve(axes, report, axis, positions, *item) for item in zip(series.items(), _cycle(len(series)), strict=True)
+    published = [
+        row for row in report.published_rows if report.metric in row.estimates and row.settings[axis] is not None
     ]
-    best_at = report.published.best_at
-    if best_at is not None and _numeric(positions):
-        axes.axvline(best_at, color=PUBLISHED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        axes.annotate(
-            " published best", (best_at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8, color=PUBLISHED
-        )
-    handles += _published_curve(axes, report, axis, positions)
+    values = {repr(row.settings[axis]): row.settings[axis] for row in [*report.rows, *published]}
+    places = Places(list(values.values()))
+    _scale(axes, places)
+    axes.set_xlabel(report.axis_label)
+    series = _series(report, axis)
+    handles = [
+        _curve(axes, report, axis, places, series[label], label, COLOURS[index % len(COLOURS)])
+        for index, label in enumerate(series)
+    ]
+    if report.published.best_at is not None and places.numeric:
+        _mark_best(axes, report.published.best_at)
+    if published:
+        handles.append(_published_curve(axes, report, axis, places, published))
     if len(handles) > 1:
         axes.legend(handles=handles, fontsize=8)
 
 
 def _curve(
-    axes: Axes, report: Report, axis: str, positions: Position, series: tuple[str, Sequence[Row]], colour: str
-) -> Any:
+    axes: Axes, report: Report, axis: str, places: Places, rows: Sequence[Row], label: str, colour: str
+) -> Artist:
     """One line with error bars over seeds, and a faint point for each seed."""
-    label, rows = series
-    rows = [row for row in rows if report.metric in row.estimates]
-    x = [positions[row.settings[axis]] for row in rows]
-    found = [row.estimates[report.metric] for row in rows]
-    y, errors = [100 * estimate.mean for estimate in found], [100 * (estimate.std or 0) for estimate in found]
-    for position, estimate in zip(x, found, strict=True):
+    found = [
+        (places.of(row.settings[axis]), row.estimates[report.metric]) for row in rows if report.metric in row.estimates
+    ]
+    for x, estimate in found:
         if estimate.std is not None:
-            axes.plot(
-                [position] * len(estimate.values), [100 * v for v in estimate.values], ".", color=colour, alpha=0.35
-            )
-    style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "markersize": 5.5, "capsize": 3, "elinewidth": 1}
-    return axes.errorbar(x, y, yerr=errors if any(errors) else None, fmt="o-", label=label or "measured", **style)
+            percents = [100 * value for value in estimate.values]
+            axes.plot([x] * len(percents), percents, ".", color=colour, alpha=0.35)
+    errors = [100 * (estimate.std or 0) for _, estimate in found]
+    return axes.errorbar(
+        [x for x, _ in found],
+        [100 * estimate.mean for _, estimate in found],
+        yerr=errors if any(errors) else None,
+        fmt="o-",
+        label=label or "measured",
+        color=colour,
+        linewidth=1.6,
+        markersize=5.5,
+        capsize=3,
+        elinewidth=1,
+    )  # type: ignore[return-value]
 
 
-def _published_curve(axes: Axes, report: Report, axis: str, positions: Position) -> list[Any]:
+def _mark_best(axes: Axes, value: float) -> None:
+    axes.axvline(value, color=PUBLISHED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    place: Any = ("data", "axes fraction")
+    axes.annotate(" published best", (value, 1), xycoords=place, va="top", fontsize=8, color=PUBLISHED)
+
+
+def _published_curve(axes: Axes, report: Report, axis: str, places: Places, rows: Sequence[Row]) -> Artist:
     """The published numbers on a y axis of their own: another scale, other data, not to be compared in height."""
-    rows = [row for row in report.published_rows if report.metric in row.estimates and row.settings[axis] is not None]
-    if not rows:
-        return []
     other = axes.twinx()
     other.spines["right"].set_visible(True)
     other.tick_params(axis="y", colors=PUBLISHED)
     other.set_ylabel(f"{report.metric} (%), published", color=PUBLISHED)
-    x = [positions[row.settings[axis]] for row in rows]
+    x = [places.of(row.settings[axis]) for row in rows]
     y = [100 * row.estimates[report.metric].mean for row in rows]
-    return other.plot(x, y, "s--", color=PUBLISHED, markersize=4.5, linewidth=1, label="published (right axis)")
+    (line,) = other.plot(x, y, "s--", color=PUBLISHED, markersize=4.5, linewidth=1, label="published (right axis)")
+    return line
 
 
 def _bars(axes: Axes, report: Report) -> None:
@@ -127,12 +161,12 @@ def _bars(axes: Axes, report: Report) -> None:
     axes.set_ylabel("")
 
 
-def _series(report: Report) -> dict[str, list[Row]]:
+def _series(report: Report, axis: str) -> dict[str, list[Row]]:
     """Rows that differ in the axis alone, by what sets them apart from the others."""
     series: dict[str, list[Row]] = {}
     for row in report.rows:
-        series.setdefault(_name(report, row, leave_out=report.axis), []).append(row)
-    return series
+        series.setdefault(_name(report, row, leave_out=axis), []).append(row)
+    return {label: rows for label, rows in series.items() if any(report.metric in row.estimates for row in rows)}
 
 
 def _name(report: Report, row: Row, leave_out: str | None = None) -> str:
@@ -140,36 +174,25 @@ def _name(report: Report, row: Row, leave_out: str | None = None) -> str:
     return ", ".join(words)
 
 
-def _positions(values: Sequence[Any]) -> Position:
-    """Where each value stands: numbers at themselves, words side by side."""
-    different = [value for value in dict.fromkeys(values) if value is not None]
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in different):
-        return {value: float(value) for value in different}
-    return {value: float(index) for index, value in enumerate(different)}
-
-
-def _numeric(positions: Position) -> bool:
-    return all(not isinstance(value, str | bool) for value in positions)
-
-
-def _scale(axes: Axes, positions: Position, numeric: bool) -> None:
+def _scale(axes: Axes, places: Places) -> None:
     """Ticks at the values that were run."""
-    x = sorted(positions.values())
-    if numeric and x[0] > 0 and x[-1] > LOG_SPAN * x[0]:
+    if places.logarithmic:
         axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(x))
+    axes.xaxis.set_major_locator(FixedLocator([places.of(value) for value in places.values]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([value_text(value) for value in sorted(positions, key=positions.__getitem__)])
+    axes.set_xticklabels([value_text(value) or "none" for value in places.values])
     axes.margins(x=0.06, y=0.12)
     axes.yaxis.set_major_locator(MaxNLocator(6))
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
-
-
 def _footnote(report: Report) -> str:
-    spread = "Bars: standard deviation over seeds." if report.several_seeds else ""
-    finished = all(not row.state for row in report.rows)
-    unfinished = "" if finished else f"So far: {report.facts['runs']}."
-    return "\n".join(textwrap.wrap(" ".join([spread, report.published.sentence, unfinished]).strip(), LINE))
+    """What the marks mean, what is held against them, and what is missing."""
+    two_axes = report.axis is not None and any(report.metric in row.estimates for row in report.published_rows)
+    sentences = [
+        "Whiskers: standard deviation over seeds." if report.several_seeds else "",
+        report.published.sentence,
+        "The two y axes are of different scale and data: compare shapes, not heights." if two_axes else "",
+        f"So far: {report.facts['runs']}." if any(row.state for row in report.rows) else "",
+    ]
+    text = " ".join(filter(None, sentences)).replace(" %", "\u00a0%")
+    return "\n".join(textwrap.wrap(text, LINE))

@@ -50,7 +50,7 @@ class Run:
 
     @property
     def state(self) -> State:
-        """The run's state; intervals without a number come from it."""
+        """The run's state when it was read."""
         return self.status.state
 
 
@@ -106,10 +106,9 @@ class Published:
     @property
     def sentence(self) -> str:
         """Source, settings and finding; empty when nothing is given."""
-        about = ": ".join(
-            part for part in (self.source + (f" ({self.settings})" if self.settings else ""), self.finding) if part
-        )
-        return f"Published: {about}" if about else ""
+        settings = f" ({self.settings})" if self.settings else ""
+        parts = [part for part in (self.source + settings, self.finding) if part]
+        return f"Published: {': '.join(parts)}.".replace("..", ".") if parts else ""
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def _row(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> Ro
 
 def _published_row(row: Mapping[str, Any], axis: str | None, columns: Sequence[str]) -> Row:
     estimates = {name: Estimate([row[name] / 100]) for name in columns if row.get(name) is not None}
-    return Row({axis: row.get("at")} if axis else {}, estimates, label=str(row.get("label") or "published"))
+    return Row({axis: row.get("at")} if axis else {}, estimates, label=f"{row.get('label') or ''} (published)".strip())
 
 
 def _published(node: Mapping[str, Any]) -> Published:
