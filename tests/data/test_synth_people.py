@@ -207,6 +207,13 @@ def test_annotations_agree_with_the_picture(name):
         assert (error < 0.56).all()  # rounding, and points on the outer half of an edge pixel
 
 
+def test_pictures_without_anything_are_only_background():
+    settings = SynthSettings(width=64, height=48, empty=1, crowd_regions=0, distractors=0, occluders=2)
+    picture = make_picture(settings, 0, 0)
+    assert len(picture.people.boxes) == 0
+    assert picture.image.std() > 1
+
+
 def test_crowd_index_is_the_papers_ratio():
     keypoints = np.array([[[1, 1], [2, 2]], [[2, 2], [9, 9]], [[30, 30], [0, 0]]], float)
     labelled = np.array([[True, True], [True, True], [True, False]])

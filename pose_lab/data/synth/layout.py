@@ -29,7 +29,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Draft:
-    """C candidate layouts of P people: pixels right of the centre, depths, eye heights (C,), ground places, reach (P,)."""
+    """C candidate layouts of P people: pixels right of the centre, depths, eye heights (C,), ground places, reaches."""
 
     across: Floats
     depth: Floats
@@ -78,12 +78,8 @@ def lay_out(
     heights = body.stacked(tuple(body.joints))[:, :, 1]
     middle = (heights.min(axis=1) + heights.max(axis=1)) / 2
     people = stature[near], middle[near], _reach(body)[near]
-    if not near.stop:
-        people = (
-            np.array([1700.0]),
-            np.array([850.0]),
-            np.array([0.0]),
-        )  # the camera of an empty picture is set up as for somebody
+    if not near.stop:  # an empty picture is taken as if of somebody
+        people = np.array([1700.0]), np.array([850.0]), np.array([0.0])
     draft = _draw(rng, settings, focal, np.radians(pitch), people, aim is not None)
     if aim is None:
         score = _looseness(draft, settings, focal)
