@@ -4,6 +4,10 @@ A plan says, for a whole batch, which pictures ("sources") are shown in which fr
 in a few batched operations from uniform random numbers, and decides both the pixels and the labels; so a source is
 drawn straight into its part of the frame, and the double-size canvas of the published mosaic is never built.
 
+All maps are scalings, so a source can be drawn by resizing a crop of whole pixels onto a block of whole pixels, which
+is much faster than a general warp. For that the map of each source is adjusted by at most half a pixel at the edges of
+what is visible of it; labels follow the adjusted map exactly.
+
 Shape letters: B frames of a batch, S sources of all frames (flat, ascending by frame).
 """
 
@@ -20,6 +24,7 @@ from pose_lab.data import letterbox
 from pose_lab.ops import warps
 
 _TILES = 4
+_MARGIN = 8  # pixels around what is visible of a source: keeps the rounding of edges from changing its scale
 _DRAWS = ("mosaic", "other_1", "other_2", "other_3", "centre_y", "centre_x", "zoom", "move_x", "move_y")
 _DRAWS += ("flip", "hue", "saturation", "value")
 
@@ -62,17 +67,23 @@ class Augmentation:
 class Plan:
     """What a batch shows.
 
+    The frame is drawn from `crop`, `block` and `window` and then mirrored where `flipped`; `to_frame` holds all of it.
+
     Attributes:
         frame: height and width of the pictures.
         frame_index: (S,) int64, ascending: which picture of the batch shows the source.
         source: (S,) int64, the data set's image.
         place: (S, 2, 3) float64, from the source's pixels to the canvas.
         visible: (S, 4) float64 xyxy, the part of the canvas that shows the source.
-        to_frame: (B, 2, 3) float64, from the canvas to the frame.
+        to_frame: (S, 2, 3) float64, from the canvas to the frame.
+        shrink: (S,) int64, how many times smaller the source is decoded.
+        crop: (S, 4) int64 xyxy, the needed pixels of the decoded source.
+        block: (S, 4) int64 xyxy, where they would come to lie in the frame and beyond.
+        window: (S, 4) int64 xyxy, the part of the frame that shows them; of no width or height if none does.
         zoom: (B,) float64.
         flipped: (B,) bool.
-        gains: (B, 3) float64 factors of hue, saturation and value.
-        average: whether shrinking takes area means of fully decoded pictures (evaluation).
+        gains: (B, 3) float64 factors of hue, saturation and value; None without change of colours.
+        average: whether shrinking takes area means (evaluation).
     """
 
     frame: tuple[int, int]
@@ -81,25 +92,24 @@ class Plan:
     place: Tensor
     visible: Tensor
     to_frame: Tensor
+    shrink: Tensor
+    crop: Tensor
+    block: Tensor
+    window: Tensor
     zoom: Tensor
     flipped: Tensor
-    gains: Tensor
+    gains: Tensor | None
     average: bool
 
     @property
     def source_to_frame(self) -> Tensor:
         """(S, 2, 3) float64 maps from the sources' pixels to the frame."""
-        return warps.compose(self.to_frame[self.frame_index], self.place)
+        return warps.compose(self.to_frame, self.place)
 
     @property
-    def windows(self) -> Tensor:
-        """(S, 4) float64 xyxy, the part of the frame (or beyond) that shows the source."""
-        return warps.apply_to_boxes(self.to_frame[self.frame_index], self.visible)
-
-    @property
-    def first_source(self) -> Tensor:
-        """(B,) int64, the row of the first source of each frame."""
-        return torch.searchsorted(self.frame_index, torch.arange(len(self.zoom)))
+    def bounds(self) -> Tensor:
+        """(B + 1,) int64: the sources of frame b are rows bounds[b]:bounds[b + 1]."""
+        return torch.searchsorted(self.frame_index, torch.arange(len(self.zoom) + 1))
 
 
 def uniforms(seed: int, epoch: int, positions: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -128,20 +138,24 @@ def training_plan(
     source = _sources(images, len(sizes), draws)
     canvas = _canvas(frame, mosaic)
     place, visible = _placed(sizes[source].long(), frame, canvas, mosaic, draws)
-    shown = torch.arange(_TILES) < torch.where(mosaic, _TILES, 1)[:, None]
     zoom = 1 + augmentation.scale * _signed(draws["zoom"])
     flipped = draws["flip"] < augmentation.flip
-    gains = [1 + getattr(augmentation, name) * _signed(draws[name]) for name in ("hue", "saturation", "value")]
+    zooming = zoom_map(canvas.flip(-1) / 2, zoom, _moved(frame, augmentation.translate, draws))
+
+    frame_index, tile = (torch.arange(_TILES) < torch.where(mosaic, _TILES, 1)[:, None]).nonzero(as_tuple=True)
+    source, place, visible = (values[frame_index, tile] for values in (source, place, visible))
+    drawing = _drawing(sizes[source].long(), place, visible, zooming[frame_index], frame)
     return Plan(
         frame=frame,
-        frame_index=shown.nonzero()[:, 0],
-        source=source[shown],
-        place=place[shown],
-        visible=visible[shown],
-        to_frame=_to_frame(frame, canvas, zoom, flipped, augmentation.translate, draws),
+        frame_index=frame_index,
+        source=source,
+        place=place,
+        visible=visible,
+        to_frame=_mirrored(drawing.pop("to_frame"), flipped[frame_index], frame),
+        **drawing,
         zoom=zoom,
         flipped=flipped,
-        gains=torch.stack(gains, 1),
+        gains=_gains(augmentation, draws),
         average=False,
     )
 
@@ -166,9 +180,13 @@ def evaluation_plan(images: Tensor, sizes: Tensor, frame: tuple[int, int], strid
         place=place,
         visible=visible,
         to_frame=torch.eye(2, 3, dtype=torch.float64).expand(count, 2, 3),
+        shrink=torch.ones(count, dtype=torch.int64),
+        crop=torch.cat([torch.zeros_like(originals), originals.flip(-1)], 1),
+        block=visible.long(),
+        window=visible.long(),
         zoom=torch.ones(count, dtype=torch.float64),
         flipped=torch.zeros(count, dtype=torch.bool),
-        gains=torch.ones(count, 3, dtype=torch.float64),
+        gains=None,
         average=True,
     )
 
@@ -232,17 +250,62 @@ def _centred(sizes: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return letterbox.placing(sizes, scaled, corner), visible.double()
 
 
-def _to_frame(
-    frame: tuple[int, int], canvas: Tensor, zoom: Tensor, flipped: Tensor, translate: float, draws: dict[str, Tensor]
-) -> Tensor:
-    """(B, 2, 3): p -> zoom (p - middle of the canvas) + moved middle of the frame, then mirrored where asked."""
+def _moved(frame: tuple[int, int], translate: float, draws: dict[str, Tensor]) -> Tensor:
+    """(B, 2) x, y of the frame where the middle of the canvas comes to lie."""
     size = torch.tensor(frame[::-1], dtype=torch.float64)
-    moved = (0.5 + translate * _signed(torch.stack([draws["move_x"], draws["move_y"]], 1))) * size
-    zooming = zoom_map(canvas.flip(-1) / 2, zoom, moved)
-    mirror = warps.scaling(torch.tensor([-1.0, 1.0], dtype=torch.float64), size * torch.tensor([1.0, 0.0]))
-    return torch.where(flipped[:, None, None], warps.compose(mirror.expand_as(zooming), zooming), zooming)
+    return (0.5 + translate * _signed(torch.stack([draws["move_x"], draws["move_y"]], 1))) * size
+
+
+def _gains(augmentation: Augmentation, draws: dict[str, Tensor]) -> Tensor | None:
+    spans = torch.tensor([augmentation.hue, augmentation.saturation, augmentation.value], dtype=torch.float64)
+    uniform = torch.stack([draws[name] for name in ("hue", "saturation", "value")], 1)
+    return 1 + spans * _signed(uniform) if spans.any() else None
+
+
+def _mirrored(to_frame: Tensor, flipped: Tensor, frame: tuple[int, int]) -> Tensor:
+    """(S, 2, 3) maps, followed by x -> width - x where `flipped` (S,)."""
+    factors = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    mirror = warps.scaling(factors, torch.tensor([float(frame[1]), 0.0], dtype=torch.float64))
+    return torch.where(flipped[:, None, None], warps.compose(mirror, to_frame), to_frame)
 
 
 def zoom_map(middle: Tensor, zoom: Tensor, moved: Tensor) -> Tensor:
     """(B, 2, 3) maps p -> zoom (p - middle) + moved, with (B, 2) points and (B,) zoom."""
     return warps.scaling(zoom[:, None].expand_as(moved), moved - zoom[:, None] * middle)
+
+
+def _drawing(
+    sizes: Tensor, place: Tensor, visible: Tensor, to_frame: Tensor, frame: tuple[int, int]
+) -> dict[str, Tensor]:
+    """How to draw sources by resizing whole pixels onto whole pixels; all maps are scalings.
+
+    Returns:
+        the fields shrink, crop, block, window and the adjusted `to_frame` of `Plan`.
+    """
+    whole = warps.compose(to_frame, place)
+    scale, offset = whole.diagonal(dim1=1, dim2=2)[:, None], whole[:, None, :, 2]  # (S, 1, 2) x, y
+    shrink = _shrink(scale.amax((1, 2)))[:, None, None]
+    window = _nearest(warps.apply_to_boxes(to_frame, visible)).unflatten(-1, (2, 2)).clamp(min=0)
+    window = window.minimum(torch.tensor(frame[::-1]))
+    needed = (window - offset) / (scale * shrink)  # (S, 2, 2): first and last corner, in decoded pixels
+    margin = torch.tensor([[-_MARGIN], [_MARGIN]])
+    crop = torch.stack([needed[:, 0].floor(), needed[:, 1].ceil()], 1) + margin
+    crop = crop.clamp(min=0).minimum((sizes.flip(-1)[:, None] / shrink).ceil())
+    block = _nearest(scale * shrink * crop + offset)
+
+    shown = (window[:, 1] > window[:, 0]).all(-1)
+    actual = (block[:, 1] - block[:, 0]) / ((crop[:, 1] - crop[:, 0]) * shrink[:, 0])
+    adjusted = warps.scaling(actual, block[:, 0] - actual * shrink[:, 0] * crop[:, 0])
+    adjusted = warps.compose(adjusted, warps.invert(place))
+    rows = {"crop": crop.flatten(1).long(), "block": block.flatten(1).long(), "window": window.flatten(1).long()}
+    return rows | {"shrink": shrink.flatten(), "to_frame": torch.where(shown[:, None, None], adjusted, to_frame)}
+
+
+def _nearest(edges: Tensor) -> Tensor:
+    """Edges of pixels: those whose pixels' centres lie between the given edges."""
+    return (edges - 0.5).ceil()
+
+
+def _shrink(scale: Tensor) -> Tensor:
+    """(S,) int64: how many times smaller (1, 2, 4, 8) a JPEG may be decoded to be drawn at `scale` without loss."""
+    return 1 + (scale <= 1 / 2).long() + 2 * (scale <= 1 / 4).long() + 4 * (scale <= 1 / 8).long()

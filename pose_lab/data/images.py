@@ -1,13 +1,12 @@
 """Reading photographs and drawing them into a frame.
 
-Pictures are (H, W, 3) uint8 RGB arrays. Affine maps are in continuous coordinates, in which the centre of the first
-pixel is (0.5, 0.5); OpenCV counts from that centre, which `index_affine` accounts for.
+Pictures are (H, W, 3) uint8 RGB arrays.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -64,16 +63,13 @@ def _decodes(data: bytes) -> bool:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8) is not None
 
 
-def read_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> tuple[Picture, int]:
+def read_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> Picture:
     """Decode a picture and check it against its annotation.
 
     Args:
         path: the file.
         size: height and width that the annotations state.
-        shrink: 1, 2, 4 or 8; a JPEG is decoded at this fraction of its size, other formats at full size.
-
-    Returns:
-        the picture and the fraction used: pixel j of a picture shrunk by r covers r original pixels, from r j on.
+        shrink: 1, 2, 4 or 8 times smaller: pixel j is the mean of `shrink` original pixels, from `shrink` j on.
 
     Raises:
         BadImageError: if the file is missing, cut off, not an image, or of another size.
@@ -82,17 +78,25 @@ def read_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> tuple[Pi
         data = path.read_bytes()
     except OSError as error:
         raise BadImageError(f"{path}: cannot be read ({error.strerror})") from None
-    shrink = shrink if data.startswith(_JPEG_START) else 1
-    found = None if _defect(data) else _decoded(data, _expected(size, shrink), _REDUCED.get(shrink, 0))
-    if found is None:
+    decoded = shrink if data.startswith(_JPEG_START) else 1  # only JPEG can skip detail while decoding
+    expected = _expected(size, decoded)
+    picture = None if _defect(data) else _decoded(data, expected, _REDUCED.get(decoded, 0))
+    if picture is None:
         raise BadImageError(f"{path}: {_defect(data) or 'is not an image'}")
-    if found.shape[:2] != _expected(size, shrink):
-        height, width = found.shape[0] * shrink, found.shape[1] * shrink
+    if picture.shape[:2] != expected:
+        height, width = picture.shape[0] * decoded, picture.shape[1] * decoded
         raise BadImageError(f"{path}: is {width}x{height} pixels, but its annotation says {size[1]}x{size[0]}")
-    return found, shrink
+    return picture if decoded == shrink else _shrunk(picture, shrink)
 
 
-def _expected(size: tuple[int, int], shrink: int) -> tuple[int, int]:
+def _shrunk(picture: Picture, shrink: int) -> Picture:
+    height, width = _expected(picture.shape[:2], shrink)
+    below, right = height * shrink - picture.shape[0], width * shrink - picture.shape[1]
+    whole = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE)
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _expected(size: tuple[int, ...], shrink: int) -> tuple[int, int]:
     return -(-size[0] // shrink), -(-size[1] // shrink)
 
 
@@ -112,49 +116,31 @@ def _rgb(buffer: NDArray[np.uint8], flags: int) -> Picture | None:
     return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def shrink_for(scale: float) -> int:
-    """How much smaller (1, 2, 4 or 8 times) a JPEG may be decoded to be drawn at `scale` without loss."""
-    return next((shrink for shrink in (8, 4, 2) if scale * shrink <= 1), 1)
-
-
-def index_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The map (2, 3) between pixel indices that equals a map between continuous coordinates."""
-    return np.column_stack([affine[:, :2], affine[:, 2] + affine[:, :2].sum(1) / 2 - 0.5])
-
-
 def draw(
     frame: Picture,
     picture: Picture,
-    to_frame: NDArray[np.float64],
-    window: NDArray[np.float64],
+    block: Sequence[int],
+    window: Sequence[int],
+    gains: NDArray[np.float64] | None = None,
+    average: bool = False,
 ) -> None:
-    """Draw a picture into a part of the frame, with linear interpolation.
+    """Resize a picture onto a block of the frame and copy what a window shows of it.
 
     Args:
         frame: (H, W, 3), changed in place.
         picture: (h, w, 3).
-        to_frame: (2, 3) map between pixel indices of the picture and of the frame.
-        window: (4,) xyxy in continuous frame coordinates; pixels whose centre lies in it are drawn, beyond the
-            picture's edge with the edge's colour.
+        block: xyxy in whole pixels of the frame; may reach beyond it.
+        window: xyxy within block and frame.
+        gains: factors of hue, saturation and value, applied where there are fewer pixels: before or after resizing.
+        average: take area means when shrinking; otherwise interpolate linearly.
     """
-    left, top, right, bottom = _covered(window, frame.shape[:2])
-    if left < right and top < bottom:
-        shifted = to_frame - [[0, 0, left], [0, 0, top]]
-        view = frame[top:bottom, left:right]
-        size = (right - left, bottom - top)
-        cv2.warpAffine(picture, shifted, size, view, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
-
-
-def is_empty(window: NDArray[np.float64], size: tuple[int, ...]) -> bool:
-    """Whether a window (xyxy, continuous) holds no pixel centre of a frame (height, width)."""
-    left, top, right, bottom = _covered(window, size)
-    return left >= right or top >= bottom
-
-
-def _covered(window: NDArray[np.float64], size: tuple[int, ...]) -> list[int]:
-    """The pixel range (left, top, right, bottom) whose centres lie in a window, cut to the frame."""
-    limits = np.array([size[1], size[0], size[1], size[0]])
-    return np.clip(np.ceil(window - 0.5), 0, limits).astype(int).tolist()
+    size = (block[3] - block[1], block[2] - block[0])
+    shrinks = size[0] * size[1] < picture.shape[0] * picture.shape[1]
+    picture = picture if gains is None or shrinks else recoloured(picture, gains)
+    picture = resized(picture, size, average)
+    left, top, right, bottom = window
+    shown = picture[top - block[1] : bottom - block[1], left - block[0] : right - block[0]]
+    frame[top:bottom, left:right] = recoloured(shown, gains) if gains is not None and shrinks else shown
 
 
 def resized(picture: Picture, size: tuple[int, int], average: bool) -> Picture:
@@ -164,14 +150,13 @@ def resized(picture: Picture, size: tuple[int, int], average: bool) -> Picture:
     return picture if picture.shape[:2] == size else cv2.resize(picture, size[::-1], interpolation=method)
 
 
-def colour_tables(gains: NDArray[np.float64]) -> Picture:
-    """(1, 256, 3) tables that multiply hue (modulo 180), saturation and value by three gains."""
-    levels = np.arange(256)[:, None] * gains
-    levels[:, 0] %= 180
-    return levels.clip(0, 255).astype(np.uint8)[None]
-
-
-def jitter_colours(picture: Picture, tables: Picture) -> None:
-    """Apply `colour_tables` to a picture, in place."""
+def recoloured(picture: Picture, gains: NDArray[np.float64]) -> Picture:
+    """Multiply hue (modulo a full turn), saturation and value by three gains."""
     hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
-    cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB, dst=picture)
+    hsv = cv2.transform(hsv, np.diag(gains).astype(np.float32))
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv)
+
+
+def recoloured_grey(level: int, gains: NDArray[np.float64] | None) -> int:
+    """What `recoloured` makes of a grey level."""
+    return level if gains is None else int(recoloured(np.full((1, 1, 3), level, np.uint8), gains)[0, 0, 0])

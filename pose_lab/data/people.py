@@ -53,13 +53,12 @@ def people_of(annotations: Annotations, starts: NDArray[np.int64], images: NDArr
     )
 
 
-def carried(people: People, plan: Plan, sizes: Tensor, flip: tuple[int, ...], keep_cut: bool) -> Instances:
+def carried(people: People, plan: Plan, flip: tuple[int, ...], keep_cut: bool) -> Instances:
     """The people as the frames show them.
 
     Args:
         people: of the plan's sources.
         plan: of the batch.
-        sizes: (S, 2) height and width of the sources.
         flip: (K,) the skeleton's left/right exchange.
         keep_cut: keypoints beyond the visible part of their picture are moved onto its border and stay visible.
 
@@ -68,11 +67,11 @@ def carried(people: People, plan: Plan, sizes: Tensor, flip: tuple[int, ...], ke
         are left out.
     """
     row, frame_index = people.source_row, plan.frame_index[people.source_row]
-    limits = plan.visible[row]
+    to_frame, limits = plan.to_frame[row], plan.visible[row]
     keypoints, labelled = placed_keypoints(people.keypoints, plan.place[row], limits, keep_cut)
-    keypoints = framed_keypoints(keypoints, plan.to_frame[frame_index], plan.frame)
+    keypoints = framed_keypoints(keypoints, to_frame, plan.frame)
     boxes = cut(warps.apply_to_boxes(plan.place[row], people.boxes), limits)
-    boxes = warps.apply_to_boxes(plan.to_frame[frame_index], boxes)
+    boxes = warps.apply_to_boxes(to_frame, boxes)
     mirrored = plan.flipped[frame_index]
     instances = Instances(
         image_index=frame_index,

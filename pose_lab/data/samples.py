@@ -95,11 +95,10 @@ class Samples(Dataset[Batch | images.BadImageError]):
             instances=carried(
                 people_of(self.annotations, self.starts, rows),
                 plan,
-                self.sizes[plan.source],
                 self.skeleton.flip,
                 augmentation is not None and augmentation.keep_cut_keypoints,
             ),
-            to_input=plan.source_to_frame[plan.first_source],
+            to_input=plan.source_to_frame[plan.bounds[:-1]],
             sizes=self.sizes[torch.from_numpy(key.images)].long(),
             image_ids=torch.from_numpy(self.annotations.image_ids[self.subset[key.images]]),
         )
@@ -116,30 +115,24 @@ class Samples(Dataset[Batch | images.BadImageError]):
         """(B, 3, H, W) uint8, in shared memory if a worker draws them."""
         pictures = torch.empty(len(plan.zoom), 3, *plan.frame, dtype=torch.uint8)
         pictures = pictures if get_worker_info() is None else pictures.share_memory_()
-        maps, windows, sources = plan.source_to_frame.numpy(), plan.windows.numpy(), plan.source.tolist()
-        bounds = torch.searchsorted(plan.frame_index, torch.arange(len(plan.zoom) + 1)).tolist()
+        frame = np.empty((*plan.frame, 3), np.uint8)
+        bounds = plan.bounds.tolist()
         for row, planes in enumerate(pictures.numpy()):
-            frame = np.full((*plan.frame, 3), self.view.pad_value, np.uint8)
-            for s in range(bounds[row], bounds[row + 1]):
-                (self._place if plan.average else self._warp)(frame, sources[s], maps[s], windows[s])
-            if not plan.average:
-                images.jitter_colours(frame, images.colour_tables(plan.gains[row].numpy()))
-            cv2.split(frame, list(planes))
+            gains = None if plan.gains is None else plan.gains[row].numpy()
+            frame[:] = images.recoloured_grey(self.view.pad_value, gains)
+            for source in range(bounds[row], bounds[row + 1]):
+                self._draw(frame, plan, source, gains)
+            cv2.split(cv2.flip(frame, 1) if plan.flipped[row] else frame, list(planes))
         return pictures
 
-    def _place(self, frame: Picture, image: int, _: NDArray[np.float64], window: NDArray[np.float64]) -> None:
-        """Resize a picture into a window of whole pixels."""
-        left, top, right, bottom = window.round().astype(int)
-        picture, _shrink = self._read(image)
-        frame[top:bottom, left:right] = images.resized(picture, (bottom - top, right - left), average=True)
+    def _draw(self, frame: Picture, plan: Plan, source: int, gains: NDArray[np.float64] | None) -> None:
+        """Draw one source; one that the frame does not show is not even read."""
+        crop, block, window = (rows[source].tolist() for rows in (plan.crop, plan.block, plan.window))
+        if window[0] < window[2] and window[1] < window[3]:
+            picture = self._read(int(plan.source[source]), int(plan.shrink[source]))
+            images.draw(frame, picture[crop[1] : crop[3], crop[0] : crop[2]], block, window, gains, plan.average)
 
-    def _warp(self, frame: Picture, image: int, to_frame: NDArray[np.float64], window: NDArray[np.float64]) -> None:
-        """Draw what the window shows of a picture; a picture that it does not show is not even read."""
-        if not images.is_empty(window, frame.shape):
-            picture, shrink = self._read(image, images.shrink_for(np.abs(to_frame[:, :2]).max()))
-            images.draw(frame, picture, images.index_affine(to_frame * (shrink, shrink, 1)), window)
-
-    def _read(self, image: int, shrink: int = 1) -> tuple[Picture, int]:
+    def _read(self, image: int, shrink: int) -> Picture:
         name = self.annotations.file_names[self.subset[image]].decode()
         height, width = self.sizes[image].tolist()
         return images.read_picture(self.folder / name, (height, width), shrink)

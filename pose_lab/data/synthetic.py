@@ -40,4 +40,4 @@ class SynthDataModule(PoseDataModule):
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def _make(self) -> None:
-        self.root = synth.ensure(self.settings, self.cache, max(1, self.workers))
+        self.root = synth.ensure(self.settings, self.cache, self.workers or None)
