@@ -28,7 +28,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from pose_lab.runs.files import make_folder, write_json
+from pose_lab.runs.files import write_json, write_text
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.identity import resolved, run_folder
 from pose_lab.runs.sweep import Job, Settings, Sweep, follow_parent
@@ -90,7 +90,8 @@ class ProcessLauncher(Launcher):
                 f"hydra.launcher.parallel={self.settings.parallel}: at least one run must train"
             )
         try:
-            make_folder(Path(config.hydra.sweep.dir))
+            # Hydra's sweeper writes this file next, and would answer a full or read-only disk with a stack trace
+            write_text(Path(config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(config))
         except OSError as error:
             raise CompactHydraException(str(error)) from error
 

@@ -122,8 +122,10 @@ def test_failed_and_killed_runs_stop_nobody_and_are_tried_again(tmp_path):
 
 
 def test_ctrl_c_interrupts_the_runs_and_the_command_goes_on_later(tmp_path):
-    with begin(tmp_path, "machine.waits=[0.01]") as parent:
-        wait_for(lambda: is_training(tmp_path, "box-0.01"), "the first run")
+    boxes = ("method.box=0.01,0.02,0.05", "hydra.launcher.parallel=2")
+    stopping = ("machine.waits=[0.01,0.02]", "machine.stubborn=[0.02]", "hydra.launcher.grace_seconds=1")
+    with begin(tmp_path, *boxes, *stopping) as parent:
+        wait_for(lambda: is_training(tmp_path, "box-0.01") and is_training(tmp_path, "box-0.02"), "two runs")
         parent.send_signal(signal.SIGINT)
         output, _ = parent.communicate(timeout=30)
     assert parent.returncode == 130
@@ -131,11 +133,13 @@ def test_ctrl_c_interrupts_the_runs_and_the_command_goes_on_later(tmp_path):
     assert "Stopped. To go on where it stopped:" in output
     runs = folders(tmp_path)
     assert runs["box-0.01"].recorded_status().state == "interrupted"
+    assert runs["box-0.02"].recorded_status().state == "running"  # it did not stop in time and was killed
+    assert runs["box-0.02"].status().state == "interrupted"
     assert runs["box-0.05"].status().state == "queued"
     assert not starts(runs["box-0.05"])
-    later = sweep(tmp_path, "hydra.launcher.parallel=2")
+    later = sweep(tmp_path, *boxes)
     assert later.returncode == 0
-    assert later.stdout.count("epoch 1/2") == 1  # the interrupted run had its first epoch
+    assert later.stdout.count("epoch 1/2") == 1  # the interrupted runs had their first epoch
     assert all(run.status().state == "finished" for run in runs.values())
 
 

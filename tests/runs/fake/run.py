@@ -25,7 +25,8 @@ def fingerprint(cfg: DictConfig) -> str:
 @hydra.main(version_base="1.3", config_path=".", config_name="fake")
 def main(cfg: DictConfig) -> None:
     folder = RunFolder(run_folder(cfg, fingerprint(cfg)))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    stubborn = cfg.method.box in cfg.machine.stubborn
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(143))
     with folder.training():
         folder.write_config(cfg)
         train(cfg, folder)
