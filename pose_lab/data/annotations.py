@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +88,26 @@ def indexed(path: Path, rules: ReadingRules, cache: Path) -> Path:
             message = f"cannot write the annotation index to {folder.parent} ({error.strerror})"
             raise type(error)(error.errno, f"{message}; set `data.cache` elsewhere") from None
     return folder
+
+
+def references(annotations: Annotations) -> dict[str, Any]:
+    """The fields of annotations with file names in place of memory-mapped arrays, so that a pickle stays small."""
+    values = ((field.name, getattr(annotations, field.name)) for field in fields(annotations))
+    return {name: Path(v.filename) if isinstance(v, np.memmap) and v.filename else v for name, v in values}
+
+
+def referenced(values: dict[str, Any]) -> Annotations:
+    """The inverse of `references`."""
+    opened = {name: np.load(v, mmap_mode="r") if isinstance(v, Path) else v for name, v in values.items()}
+    return Annotations(**opened)
+
+
+def map_pages(annotations: Annotations) -> None:
+    """Read memory-mapped arrays once, so that processes forked later share their pages with this one."""
+    for field in fields(annotations):
+        values = getattr(annotations, field.name)
+        if isinstance(values, np.memmap) and values.size:
+            values.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].sum()
 
 
 def select(annotations: Annotations, images: NDArray[np.int64]) -> Annotations:

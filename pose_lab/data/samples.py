@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from pose_lab.data import augment, images
+from pose_lab.data.annotations import map_pages, referenced, references
 from pose_lab.data.augment import Augmentation, Plan
 from pose_lab.data.images import Picture
 from pose_lab.data.people import carried, people_of
@@ -78,9 +79,17 @@ class Samples(Dataset[Batch | images.BadImageError]):
         self.subset = np.arange(len(annotations.image_ids)) if subset is None else subset
         self.sizes = torch.from_numpy(annotations.sizes[self.subset])
         self.starts = annotations.starts
+        map_pages(annotations)
 
     def __len__(self) -> int:
         return len(self.subset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers that are not forked open the memory-mapped arrays themselves."""
+        return self.__dict__ | {"annotations": references(self.annotations)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"annotations": referenced(state["annotations"])})
 
     def __getitem__(self, key: BatchKey) -> Batch | images.BadImageError:
         plan = self.plan(key)
