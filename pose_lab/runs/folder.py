@@ -17,7 +17,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -137,11 +137,10 @@ class RunFolder:
             status = self._begin()
             try:
                 yield status
-            except (KeyboardInterrupt, SystemExit):
-                self._end(status, "interrupted")
-                raise
             except BaseException as error:
-                self._end(status, "failed", f"{type(error).__name__}: {error}")
+                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+                with suppress(OSError):  # a full disk must not hide why the run ended
+                    self._end(status, "interrupted" if stopped else "failed", None if stopped else _words(error))
                 raise
             self._end(status, "finished")
 
@@ -213,3 +212,7 @@ class RunFolder:
             return read_json(self.path / name)
         except FileNotFoundError:
             return None
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
