@@ -95,7 +95,7 @@ class Optimisation:
         optimiser: a class of `torch.optim`, e.g. `SGD`.
         lr: base learning rate.
         weight_decay: for weights of two or more dimensions; normalisation weights and biases get none.
-        options: further arguments of the optimiser (`momentum`, `nesterov`, `betas`).
+        options: further arguments of the optimiser (`momentum`, `nesterov`, `betas`); null ones are left out.
         nominal_batch: gradients of smaller batches are accumulated up to about this many pictures, and the weight decay
             is scaled by the real number over this one; None: neither.
         clip: largest gradient norm (None: no clipping).
@@ -142,7 +142,7 @@ class Optimisation:
         """The optimiser over three groups, in this order: decayed weights, normalisation weights, biases.
 
         Raises:
-            ValueError: `optimiser` is no class of `torch.optim`.
+            ValueError: `optimiser` is no class of `torch.optim`, or does not take the `options`.
         """
         kind = getattr(torch.optim, self.optimiser, None)
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
@@ -156,8 +156,11 @@ class Optimisation:
             {"params": norms, "weight_decay": 0.0, "role": "norm"},
             {"params": biases, "weight_decay": 0.0, "role": "bias"},
         ]
-        # decay is a group's own; the constructor's default would silently reach groups that name none
-        return kind([g for g in groups if g["params"]], lr=self.lr, **self.options)
+        options = {key: value for key, value in self.options.items() if value is not None}
+        try:
+            return kind([group for group in groups if group["params"]], lr=self.lr, **options)
+        except TypeError as error:
+            raise ValueError(f"optimisation.options do not fit torch.optim.{self.optimiser}: {error}") from error
 
     def set_position(self, optimiser: torch.optim.Optimizer, step: int, steps_per_epoch: int, epochs: int) -> float:
         """Sets learning rate and momentum of every group for iteration `step`, counted from 0.

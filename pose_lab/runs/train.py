@@ -6,13 +6,14 @@ import logging
 import platform
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
@@ -30,9 +31,21 @@ def fingerprint(cfg: DictConfig) -> str:
     return build(cfg.data).fingerprint()
 
 
-def build(node: DictConfig) -> Any:
-    """The object of a config group; `name` is only the group's label."""
-    return instantiate({key: value for key, value in node.items_ex(resolve=True) if key != "name"}, _convert_="all")
+def build(node: DictConfig, labels: tuple[str, ...] = ()) -> Any:
+    """The object that a config group describes.
+
+    Args:
+        node: with `_target_` and the arguments.
+        labels: keys that only people read.
+
+    Raises:
+        Exception: what the object's constructor raised, itself.
+    """
+    content = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    try:
+        return instantiate({key: value for key, value in content.items() if key not in labels}, _convert_="all")
+    except InstantiationException as error:
+        raise (error.__cause__ or error) from None
 
 
 def train(cfg: DictConfig) -> RunFolder:
@@ -64,7 +77,7 @@ def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str
     data.prepare_data()
     data.setup("fit")
     seed_everything(cfg.seed, verbose=False)
-    method: PoseMethod = build(cfg.method)
+    method: PoseMethod = build(cfg.method, labels=("name",))
     logs: Wandb = build(cfg.logger)
     checkpoints = Checkpoints(
         folder.checkpoints,
