@@ -67,7 +67,7 @@ def cast(solids: Solids, camera: Camera) -> Frame:
             if solids.kind[i] == CONE:
                 hit &= _within_cone(slabs[i, 1], solids.radii[i, 1], near, u, v)
             np.copyto(nearness[at], near, where=hit)
-            index[at][hit] = i
+            np.copyto(index[at], np.int32(i), where=hit)
     owners = np.append(solids.owner, BACKGROUND).astype(np.int32)
     return Frame(nearness, index, owners[index])
 
@@ -160,8 +160,10 @@ def _meet_box(slabs: Floats, half: Floats, u: Floats, v: Floats) -> Floats32:
     return np.where(enter < leave, 1 / enter, np.float32(np.nan))
 
 
-def paint(image: Floats32, frame: Frame, solids: Solids, materials: Materials, light: Light, camera: Camera) -> None:
-    """Colours the pixels of `image` (H, W, 3), 0 to 255, that show a solid, in place."""
+def paint(
+    image: NDArray[np.uint8], frame: Frame, solids: Solids, materials: Materials, light: Light, camera: Camera
+) -> None:
+    """Colours the pixels of `image` (H, W, 3), RGB, that show a solid, in place."""
     pixels = np.flatnonzero(frame.solid >= 0)
     which = frame.solid.ravel()[pixels].astype(np.int64)
     local = _local_points(pixels, which, frame, solids, camera)
@@ -176,7 +178,7 @@ def paint(image: Floats32, frame: Frame, solids: Solids, materials: Materials, l
         else:
             second = at[_PATTERNS[kind](local[:, at], solids.radii[which[at]].T.astype(np.float32), pitches[row[at]])]
             mixed[:, second] = colours[1][:, row[second]]
-    image.reshape(-1, 3)[pixels] = (mixed * shade).T
+    image.reshape(-1, 3)[pixels] = np.clip(mixed * shade, 0, 255).astype(np.uint8).T
 
 
 def _local_points(pixels: Ints, which: Ints, frame: Frame, solids: Solids, camera: Camera) -> Floats32:
@@ -203,7 +205,9 @@ def _lambert(local: Floats32, which: Ints, solids: Solids, light: Light) -> Floa
     if len(box):
         normal[:, box] = np.where(np.abs(local[:, box]) >= 0.999 * np.abs(local[:, box]).max(axis=0), local[:, box], 0)
     lamp = np.einsum("sij,i->js", solids.rotation, light.direction).astype(np.float32)
-    facing = sum(normal[j] * lamp[j][which] for j in range(3)) / np.sqrt((normal**2).sum(axis=0) + 1e-20)
+    facing = sum(normal[j] * lamp[j][which] for j in range(3)) / np.sqrt(
+        normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2 + np.float32(1e-20)
+    )
     return np.float32(light.ambient) + np.float32(1 - light.ambient) * (0.35 + 0.65 * facing).clip(0, 1)
 
 
