@@ -157,8 +157,9 @@ class Matches:
         categories: (M,) int64.
         boxes: (M, 4) the object's centre relative to the cell's corner, and its size.
         anchors: (M, 2) width and height.
-        keypoints: (M, K, 2) relative to the cell's corner.
-        visible: (M, K) bool, which keypoints count; none for keypoint objects.
+        pose: (Q,) int64, the rows that are pose objects.
+        keypoints: (Q, K, 2) of these, relative to the cell's corner.
+        visible: (Q, K) bool, which keypoints count.
     """
 
     level: Tensor
@@ -170,6 +171,7 @@ class Matches:
     categories: Tensor
     boxes: Tensor
     anchors: Tensor
+    pose: Tensor
     keypoints: Tensor
     visible: Tensor
 
@@ -191,15 +193,15 @@ def match(targets: Objects, anchors: Tensor, strides: Tensor, grids: Tensor, max
     ratio = boxes[:, None, :, 2:] / cell_anchors[:, :, None]
     fits = (torch.maximum(ratio, 1 / ratio).amax(-1) < max_ratio) & targets.valid
     near, shifts = _near_cells(boxes[..., :2], grids)
-    # the one place where the host waits for the device: the number of matches
+    # here and for `pose` the host waits for the device: how many matches are there?
     level, shift, anchor, row = torch.nonzero(near[:, :, None] & fits[:, None], as_tuple=True)
     box = boxes[level, row]
     cell = (box[:, :2] - shifts[shift]).long()
     inside = torch.minimum(cell.clamp(min=0), grids[level] - 1)
     cells = grids.prod(1)
-    person = targets.person[row]
-    keypoints = targets.keypoints[person]
     categories = targets.categories[row]
+    pose = torch.nonzero(categories == POSE)[:, 0]
+    keypoints = targets.keypoints[targets.person[row[pose]]]
     return Matches(
         level=level,
         image=targets.image_index[row],
@@ -210,8 +212,9 @@ def match(targets: Objects, anchors: Tensor, strides: Tensor, grids: Tensor, max
         categories=categories,
         boxes=torch.cat((box[:, :2] - inside, box[:, 2:]), 1),
         anchors=cell_anchors[level, anchor],
-        keypoints=keypoints[..., :2] / strides[level].view(-1, 1, 1) - cell[:, None],
-        visible=(keypoints[..., 2] > 0) & (categories == POSE)[:, None],
+        pose=pose,
+        keypoints=keypoints[..., :2] / strides[level[pose]].view(-1, 1, 1) - cell[pose, None],
+        visible=keypoints[..., 2] > 0,
     )
 
 
@@ -243,21 +246,23 @@ def kapao_losses(raw: Sequence[Tensor], matches: Matches, level_weights: Sequenc
         over classes; `keypoints`: distance in cells over visible keypoints of pose objects.
     """
     flat = torch.cat([level.flatten(3) for level in raw], -1)
-    found = flat[matches.image, matches.anchor, :, matches.cell].float()
+    first = FIRST_CLASS + _num_classes(flat.shape[2])
+    objects_raw, keypoints_raw = flat.split((first, flat.shape[2] - first), 2)
+    found = objects_raw[matches.image, matches.anchor, :, matches.cell].float()
     iou = complete_iou(_decode_boxes(found, matches.anchors), matches.boxes)
-    num_classes = _num_classes(flat.shape[2])
-    wanted = found.new_zeros(len(found), num_classes).scatter_(1, matches.categories[:, None], 1)
-    classes = found[:, FIRST_CLASS : FIRST_CLASS + num_classes]
-    entropy = F.binary_cross_entropy_with_logits(classes, wanted, reduction="none").mean(1)
-    distance = (_decode_keypoints(found, matches.anchors) - matches.keypoints).norm(dim=-1)
+    classes = found[:, FIRST_CLASS:]
+    # cross-entropy against one class of several independent ones
+    entropy = F.softplus(classes).sum(1) - classes.gather(1, matches.categories[:, None])[:, 0]
+    level, image, anchor, cell = (x[matches.pose] for x in (matches.level, matches.image, matches.anchor, matches.cell))
+    points = _decode_keypoints(keypoints_raw[image, anchor, :, cell].float(), matches.anchors[matches.pose])
+    distance = (points - matches.keypoints).norm(dim=-1)
     share = _mean_weights(matches.level, torch.ones_like(iou), len(raw))
-    keypoint_share = _mean_weights(matches.level, matches.visible.sum(1).to(iou), len(raw))
+    keypoint_share = _mean_weights(level, matches.visible.sum(1).to(iou), len(raw))
+    weights = _cell_weights(raw, level_weights)
     return {
         "box": ((1 - iou) * share).sum(),
-        "objectness": _objectness_loss(
-            flat[:, :, OBJECTNESS], matches, iou.detach(), _cell_weights(raw, level_weights)
-        ),
-        "class": (entropy * share).sum(),
+        "objectness": _objectness_loss(objects_raw[:, :, OBJECTNESS], matches, iou.detach(), weights),
+        "class": (entropy * share).sum() / classes.shape[1],
         "keypoints": (distance.where(matches.visible, 0).sum(1) * keypoint_share).sum(),
     }
 
@@ -299,15 +304,14 @@ def _num_classes(columns: int) -> int:
 
 
 def _decode_boxes(found: Tensor, anchors: Tensor) -> Tensor:
-    """(M, C) raw outputs -> (M, 4): centre in cells from the cell's corner, size in the anchors' unit."""
+    """(M, 4 or more) raw outputs -> (M, 4): centre in cells from the cell's corner, size in the anchors' unit."""
     part = found[:, :BOX_COLUMNS].sigmoid() * 2
     return torch.cat((part[:, :2] - 0.5, part[:, 2:].square() * anchors), 1)
 
 
 def _decode_keypoints(found: Tensor, anchors: Tensor) -> Tensor:
-    """(M, C) raw outputs -> (M, K, 2) from the cell's corner, in the anchors' unit."""
-    part = found[:, FIRST_CLASS + _num_classes(found.shape[1]) :].sigmoid() * 4 - 2
-    return part.unflatten(1, (-1, 2)) * anchors[:, None]
+    """(M, 2 K) raw outputs -> (M, K, 2) from the cell's corner, in the anchors' unit."""
+    return (found.sigmoid() * 4 - 2).unflatten(1, (-1, 2)) * anchors[:, None]
 
 
 def decode(raw: Sequence[Tensor], anchors: Tensor, strides: Sequence[int], threshold: float) -> tuple[Tensor, Tensor]:
@@ -337,8 +341,9 @@ def _decode_level(raw: Tensor, anchors: Tensor, stride: int, threshold: float) -
     sizes, cells = anchors[anchor], torch.stack((column, row), 1)
     boxes = _decode_boxes(found, sizes)
     centres = (boxes[:, :2] + cells) * stride
-    keypoints = _decode_keypoints(found, sizes) + (cells * stride)[:, None]
-    scores = found[:, OBJECTNESS : FIRST_CLASS + _num_classes(raw.shape[2])].sigmoid()
+    first = FIRST_CLASS + _num_classes(raw.shape[2])
+    keypoints = _decode_keypoints(found[:, first:], sizes) + (cells * stride)[:, None]
+    scores = found[:, OBJECTNESS:first].sigmoid()
     return torch.cat((centres, boxes[:, 2:], scores, keypoints.flatten(1)), 1), image
 
 
@@ -389,6 +394,8 @@ class Inference:
         for name in ("pose_confidence", "pose_iou", "keypoint_confidence", "keypoint_iou", "fusion_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"inference.{name} is {getattr(self, name)}, but must lie in 0..1")
+        if self.fusion_distance < 0:
+            raise ValueError(f"inference.fusion_distance is {self.fusion_distance}, but must not be negative")
         for name, choices in (("clipping", ("all", "published")), ("mapping", ("exact", "published"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"inference.{name} is {getattr(self, name)!r}; there are: {', '.join(choices)}")
@@ -594,7 +601,7 @@ class Kapao(PoseMethod):
         max_ratio: an anchor fits an object if neither side differs by this factor or more.
         gains: weights of the terms `box`, `objectness`, `class`, `keypoints`.
         gain_reference: what the gains were chosen for: `image_size`, `levels`, `classes`; None: use them as they are.
-        image_size: longer side of the input in pixels.
+        image_size: side of the input in pixels, or height and width; the longer one scales the objectness gain.
         level_weights: weights of the levels' objectness.
         inference: arguments of `Inference`.
         sum_over_batch: the loss is a sum over the pictures of a batch.
@@ -615,7 +622,7 @@ class Kapao(PoseMethod):
         max_ratio: float,
         gains: Mapping[str, float],
         gain_reference: Mapping[str, float] | None,
-        image_size: int,
+        image_size: int | Sequence[int],
         level_weights: Sequence[float],
         inference: Mapping[str, Any],
         sum_over_batch: bool = True,
@@ -627,7 +634,8 @@ class Kapao(PoseMethod):
         self.inference = Inference(**inference)
         self.max_ratio = max_ratio
         self.level_weights = tuple(level_weights)
-        self.gains = _scaled_gains(gains, gain_reference, image_size, len(network.strides), network.num_classes)
+        longer = image_size if isinstance(image_size, int) else max(image_size)
+        self.gains = _scaled_gains(gains, gain_reference, longer, len(network.strides), network.num_classes)
         self.register_buffer("strides", torch.tensor(network.strides), persistent=False)
         _check_numbers(self.labels, len(keypoints), self.level_weights, network.strides)
 

@@ -97,7 +97,7 @@ def _overlaps(boxes: Tensor, max_iou: float) -> Tensor:
 def _rounded_down(limit: float) -> float:
     """The largest float32 that is no more than `limit`: comparing with it equals comparing in double precision."""
     nearest = np.float32(limit)
-    return float(nearest if nearest <= limit else np.nextafter(nearest, np.float32(0)))
+    return float(nearest if float(nearest) <= limit else np.nextafter(nearest, np.float32(0)))
 
 
 def _greedy(overlaps: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ def tiny_net(num_keypoints: int) -> CSPPose:
 
 
 def kapao(skeleton: Skeleton | str, make_net: Callable[..., CSPPose] = tiny_net, **changes: Any) -> Kapao:
-    arguments = {k: v for k, v in CONFIG.items() if k not in ("defaults", "_target_", "skeleton", "net", "image_size")}
+    arguments = {
+        k: v for k, v in CONFIG.items() if k not in ("defaults", "name", "_target_", "skeleton", "net", "image_size")
+    }
     arguments |= {"level_weights": [4.0, 1.0], "image_size": 64}
     return Kapao(skeleton, make_net, **(arguments | changes))
 

@@ -1,0 +1,60 @@
+import pytest
+import torch
+from torchvision.ops import nms
+
+from pose_lab.ops import nms as module
+from pose_lab.ops.nms import ranks, suppress
+
+
+def random_objects(count, images, classes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * 60
+    boxes = torch.cat((corner, corner + 5 + 30 * torch.rand(count, 2, generator=generator)), 1)
+    scores = torch.randint(1, 40, (count,), generator=generator) / 40  # many ties
+    categories = torch.randint(0, classes, (count,), generator=generator)
+    image_index = torch.randint(0, images, (count,), generator=generator)
+    return boxes, scores, categories, image_index
+
+
+def one_by_one(boxes, scores, categories, image_index, max_iou, max_candidates, max_kept, class_offset):
+    """The published way: picture by picture, classes moved apart."""
+    result = []
+    for image in image_index.unique():
+        rows = torch.nonzero(image_index == image)[:, 0]
+        rows = rows[torch.argsort(scores[rows], descending=True, stable=True)][:max_candidates]
+        moved = boxes[rows] + (categories[rows] * class_offset).float()[:, None]
+        result.append(rows[nms(moved, scores[rows], max_iou)[:max_kept]])
+    return torch.cat(result)
+
+
+@pytest.mark.parametrize("max_iou", [0.2, 0.45, 0.65])
+@pytest.mark.parametrize(("max_candidates", "max_kept"), [(30000, 300), (30000, 5), (40, 300), (7, 20)])
+def test_equals_suppression_one_by_one(max_iou, max_candidates, max_kept):
+    objects = random_objects(600, images=3, classes=4)
+    expected = one_by_one(*objects, max_iou, max_candidates, max_kept, 4096.0)
+    assert torch.equal(suppress(*objects, max_iou, max_candidates, max_kept, 4096.0), expected)
+
+
+def test_large_classes_in_turn(monkeypatch):
+    monkeypatch.setattr(module, "_MANY_BOXES", 10)
+    objects = random_objects(400, images=2, classes=2)
+    expected = one_by_one(*objects, 0.5, 30000, 300, 4096.0)
+    assert torch.equal(suppress(*objects, 0.5, 30000, 300, 4096.0), expected)
+
+
+def test_boxes_in_whole_pixels_at_the_threshold():
+    """An overlap of 1 / 5: as a float32 it is more than the double 0.2, and the published comparison sees that."""
+    boxes = torch.tensor([[0.0, 0, 3, 1], [2, 0, 5, 1]])
+    zeros = torch.zeros(2, dtype=torch.int64)
+    scores = torch.tensor([0.9, 0.8])
+    kept = suppress(boxes, scores, zeros, zeros, 0.2, 10, 10, 0.0)
+    assert torch.equal(kept, nms(boxes, scores, 0.2))
+
+
+def test_nothing():
+    none = torch.zeros(0, dtype=torch.int64)
+    assert suppress(torch.zeros(0, 4), torch.zeros(0), none, none, 0.5, 10, 10, 4096.0).tolist() == []
+
+
+def test_ranks():
+    assert ranks(torch.tensor([0, 0, 2, 2, 2, 5])).tolist() == [0, 1, 0, 1, 2, 0]
