@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from pose_lab.metrics.rows import joined, refuse, refuse_unless_finite
 from pose_lab.ops.oks import (
     Curves,
     People,
@@ -226,12 +227,12 @@ class OKSAveragePrecision(Metric):
                 f"skeleton {self.skeleton.name} wants (people, {len(self.skeleton)}, 2)"
             )
         index = predictions.image_index
-        _refuse(
+        refuse(
             (index < 0) | (index >= len(image_ids)),
             f"image_index of prediction {{}} is outside 0..{len(image_ids) - 1}",
         )
-        _refuse_unless_finite(found, "keypoints of prediction {} are not finite")
-        _refuse_unless_finite(predictions.scores, "score of prediction {} is not finite")
+        refuse_unless_finite(found, "keypoints of prediction {} are not finite")
+        refuse_unless_finite(predictions.scores, "score of prediction {} is not finite")
         unknown = ~np.isin(image_ids.cpu().numpy(), self.annotations.image_ids)
         if unknown.any():
             row = int(unknown.argmax())
@@ -266,19 +267,19 @@ class OKSAveragePrecision(Metric):
 
     def _detections(self) -> tuple[Tensor, Tensor, Tensor, NDArray[np.bool_]]:
         """Image of the annotations, score and keypoints of each detection, ascending by image, and the images seen."""
-        ids = _joined(self.image_ids)
+        ids = joined(self.image_ids)
         image_of_row = torch.from_numpy(np.searchsorted(self.annotations.image_ids, ids.numpy()))
         order = torch.argsort(image_of_row, stable=True)
         first_time = torch.zeros(len(ids), dtype=torch.bool)
         first_time[order] = rank_within(image_of_row[order]) == 0
-        row_of_detection = torch.arange(len(ids)).repeat_interleave(_joined(self.detections_per_image))
+        row_of_detection = torch.arange(len(ids)).repeat_interleave(joined(self.detections_per_image))
         kept = first_time[row_of_detection].nonzero().squeeze(1)
         image_index = image_of_row[row_of_detection[kept]]
         order = torch.argsort(image_index, stable=True)
         evaluated = np.zeros(len(self.annotations.image_ids), dtype=bool)
         evaluated[image_of_row.numpy()] = True
         rows = kept[order]
-        return image_index[order], _joined(self.scores)[rows], _joined(self.keypoints)[rows], evaluated
+        return image_index[order], joined(self.scores)[rows], joined(self.keypoints)[rows], evaluated
 
 
 @dataclass(frozen=True)
@@ -324,21 +325,6 @@ def _pick_per_range(values: Tensor, pair: Tensor) -> Tensor:
     """Values (A, P) of the pairs that detections took (A, T, D); False for none."""
     padded = torch.nn.functional.pad(values, (0, 1))
     return torch.stack([row[rows] for row, rows in zip(padded, pair, strict=True)])
-
-
-def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A state on the CPU; after the gathering it is one tensor, before it a list."""
-    return (torch.cat(state) if isinstance(state, list) else state).cpu()
-
-
-def _refuse(wrong: Tensor, message: str) -> None:
-    if wrong.any():
-        raise ValueError(message.format(int(wrong.int().argmax())))
-
-
-def _refuse_unless_finite(values: Tensor, message: str) -> None:
-    if not values.sum().isfinite():  # one pass; which row it is needs several
-        _refuse(~values.isfinite().reshape(len(values), -1).all(1), message)
 
 
 def _coco_numbers(curves: Curves) -> dict[str, Tensor]:

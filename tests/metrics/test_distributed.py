@@ -1,4 +1,4 @@
-"""OKS AP over several processes (gloo): equal to the bit to one process, whatever the division of the images."""
+"""Metrics over several processes (gloo): equal to the bit to one process, whatever the division of the images."""
 
 import tempfile
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from pose_lab.metrics.joints import MeanError
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
 from pose_lab.skeletons import COCO
 from tests.metrics.official import predictions_from
@@ -32,9 +33,18 @@ def numbers_of(batches: list[range]) -> torch.Tensor:
         images = truth.image_ids[np.array(batch, dtype=np.int64)]
         rows = np.isin(ids, images)
         metric.update(predictions_from(images, ids[rows], xy[rows], scores[rows]), torch.from_numpy(images))
-    numbers = list(metric.compute().values())
+    numbers = [*metric.compute().values(), error_of(batches)]
     assert len(metric.matches().scores) > 0  # of all processes, on every process
     return torch.stack(numbers)
+
+
+def error_of(batches: list[range]) -> torch.Tensor:
+    metric = MeanError(COCO.keypoints, "EPE")
+    for batch in batches:
+        ids = torch.tensor(list(batch), dtype=torch.int64)
+        found = ids[:, None, None].expand(-1, len(COCO), 2) / 3
+        metric.update(found, torch.zeros_like(found), torch.ones(found.shape[:2], dtype=torch.bool), 2**40 + ids)
+    return metric.compute()["EPE"]
 
 
 def work(rank: int, world: int, folder: str) -> None:

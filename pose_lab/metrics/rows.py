@@ -1,0 +1,79 @@
+"""A metric's memory: one row of numbers per person, each person once, whatever the number of processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class RowMetric(Metric):
+    """Keeps a float64 row per person and gives them back by rising id, without repetitions.
+
+    A distributed sampler that fills its last batch repeats people; ids tell them apart, and the order by id makes sums
+    independent of the number of processes.
+
+    Args:
+        shape: of one row.
+        **kwargs: `torchmetrics.Metric`'s.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    ids: list[Tensor]
+    values: list[Tensor]
+
+    def __init__(self, shape: tuple[int, ...], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shape = shape
+        self.add_state("ids", default=[], dist_reduce_fx="cat")
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+        self._append_nothing()
+
+    def add_rows(self, ids: Tensor, values: Tensor) -> None:
+        """Keeps values (n, *shape) of the people `ids` (n,)."""
+        self.ids.append(ids.long())
+        self.values.append(values.double())
+
+    def rows(self) -> Tensor:
+        """(n, *shape) float64 on the CPU, each person once, by rising id."""
+        ids, values = joined(self.ids), joined(self.values)
+        _, first = np.unique(ids.numpy(), return_index=True)
+        return values[torch.from_numpy(first)]
+
+    def reset(self) -> None:
+        """Forgets everybody."""
+        super().reset()
+        self._append_nothing()
+
+    def _append_nothing(self) -> None:
+        """Rows of the right shape and type, so that a process without samples can take part in the gathering."""
+        self.ids.append(torch.empty(0, dtype=torch.int64, device=self.device))
+        self.values.append(torch.empty(0, *self.shape, dtype=torch.float64, device=self.device))
+
+
+def joined(state: list[Tensor] | Tensor) -> Tensor:
+    """A state on the CPU; after the gathering it is one tensor, before it a list."""
+    return (torch.cat(state) if isinstance(state, list) else state).cpu()
+
+
+def refuse(wrong: Tensor, message: str) -> None:
+    """Raises a ValueError with the first wrong row's number in place of `{}`."""
+    if wrong.any():
+        raise ValueError(message.format(int(wrong.int().argmax())))
+
+
+def refuse_unless_finite(values: Tensor, message: str) -> None:
+    """Raises a ValueError with the number of the first row that holds NaN or infinity in place of `{}`."""
+    if not values.sum().isfinite():  # one pass; which row it is needs several
+        refuse(~values.isfinite().reshape(len(values), -1).all(1), message)
+
+
+def refuse_unless_shaped(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises a ValueError if `values` has another shape."""
+    if values.shape != shape:
+        raise ValueError(f"{name} has the shape {tuple(values.shape)}, expected {shape}")
