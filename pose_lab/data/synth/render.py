@@ -8,6 +8,7 @@ through a pixel is s (u, v, 1); the first meeting with a quadric x'Mx + 2 g'x + 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from pose_lab.data.synth.solids import BACKGROUND, BOX, CONE, ELLIPSOID, Solids
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Image = NDArray[np.uint8]
+Row = list[Any]  # nested lists of numbers: quicker to read one by one than arrays
 
 _NEAREST = 60.0  # millimetres: solids that reach nearer to the camera are not drawn
 
@@ -54,18 +57,21 @@ def cast(solids: Solids, camera: Camera) -> Frame:
     left, top, right, bottom = rectangles(solids, camera).T
     drawn = (left < right) & (top < bottom) & (solids.origin[:, 2] - solids.radii.max(axis=1) > _NEAREST)
     with np.errstate(invalid="ignore", divide="ignore"):
-        conics, lines, slabs = _quadrics(solids)
-        columns, rows = camera.rays()
+        column, row = (left + right) // 2, (top + bottom) // 2  # polynomials about there keep float32 exact enough
+        conics, lines, slabs = _about(column, row, camera, *_quadrics(solids))
+        across, down = (np.arange(-size, size, dtype=np.float32) / np.float32(camera.focal) for size in shape[::-1])
+        starts = left - column + camera.width, top - row + camera.height
         for i in np.flatnonzero(drawn):
             at = slice(top[i], bottom[i]), slice(left[i], right[i])
-            u, v = columns[at[1]], rows[at[0]]
+            u = across[starts[0][i] : starts[0][i] + right[i] - left[i]]
+            v = down[starts[1][i] : starts[1][i] + bottom[i] - top[i]]
             if solids.kind[i] == BOX:
-                near = _meet_box(slabs[i], solids.radii[i], u, v)
+                near = _meet_box(slabs[i], solids.radii[i].tolist(), u, v)
             else:
                 near = _meet_quadric(conics[i], lines[i], u, v)
             hit = near > nearness[at]
             if solids.kind[i] == CONE:
-                hit &= _within_cone(slabs[i, 1], solids.radii[i, 1], near, u, v)
+                hit &= _within_cone(slabs[i][1], float(solids.radii[i, 1]), near, u, v)
             np.copyto(nearness[at], near, where=hit)
             np.copyto(index[at], np.int32(i), where=hit)
     owners = np.append(solids.owner, BACKGROUND).astype(np.int32)
@@ -124,45 +130,51 @@ def _quadrics(solids: Solids) -> tuple[Floats, Floats, Floats]:
     return conic, -g / k[:, None], local
 
 
-def _meet_quadric(conic: Floats, line: Floats, u: Floats, v: Floats) -> Floats32:
+def _about(
+    column: Ints, row: Ints, camera: Camera, conic: Floats, line: Floats, local: Floats
+) -> tuple[list[Row], ...]:
+    """The coefficients for slopes counted from the centre of each solid's own pixel, as nested lists."""
+    shift = np.tile(np.eye(3), (len(column), 1, 1))
+    shift[:, 0, 2] = (column + 0.5 - camera.width / 2) / camera.focal
+    shift[:, 1, 2] = (row + 0.5 - camera.height / 2) / camera.focal
+    conic = shift.transpose(0, 2, 1) @ conic @ shift
+    line = (line[:, None] @ shift)[:, 0]
+    local = np.concatenate([local[:, :, :3] @ shift, local[:, :, 3:]], axis=2)
+    return conic.tolist(), line.tolist(), local.tolist()
+
+
+def _meet_quadric(conic: Row, line: Row, u: Floats32, v: Floats32) -> Floats32:
     """Nearness (h, w) of the first meeting; NaN where the ray misses."""
-    row = conic[2, 2] + v * (2 * conic[1, 2] + v * conic[1, 1])
-    slope = 2 * (conic[0, 2] + conic[0, 1] * v)
-    centre = u[len(u) // 2]  # powers of small numbers keep float32 exact enough
-    near_u = u - centre
-    row = row + centre * (slope + centre * conic[0, 0])
-    slope = slope + 2 * centre * conic[0, 0]
-    near = slope.astype(np.float32)[:, None] * near_u.astype(np.float32)
-    near += row.astype(np.float32)[:, None]
-    near += (conic[0, 0] * near_u**2).astype(np.float32)
+    (a, b, c), (_, d, e), (_, _, f) = conic
+    near = np.multiply.outer(2 * (c + b * v), u)
+    near += (f + v * (2 * e + d * v))[:, None]
+    near += a * u * u
     np.sqrt(near, out=near)
-    near += (line[2] + line[1] * v).astype(np.float32)[:, None]
-    near += (line[0] * u).astype(np.float32)
+    near += (line[2] + line[1] * v)[:, None]
+    near += line[0] * u
     return near
 
 
-def _within_cone(slab: Floats, half: float, near: Floats32, u: Floats, v: Floats) -> NDArray[np.bool_]:
+def _within_cone(slab: Row, half: float, near: Floats32, u: Floats32, v: Floats32) -> NDArray[np.bool_]:
     """Whether the meeting lies between the cone's two ends: |direction + start * nearness| <= half * nearness."""
-    height = near * np.float32(slab[3])
-    height += (slab[2] + slab[1] * v).astype(np.float32)[:, None]
-    height += (slab[0] * u).astype(np.float32)
-    return np.abs(height) <= near * np.float32(half)
+    height = near * slab[3]
+    height += (slab[2] + slab[1] * v)[:, None]
+    height += slab[0] * u
+    return np.abs(height, out=height) <= near * half
 
 
-def _meet_box(slabs: Floats, half: Floats, u: Floats, v: Floats) -> Floats32:
+def _meet_box(slabs: Row, half: list[float], u: Floats32, v: Floats32) -> Floats32:
     """Nearness (h, w) of the first meeting; NaN where the ray misses."""
     enter, leave = np.zeros((len(v), len(u)), np.float32), np.full((len(v), len(u)), np.inf, np.float32)
     for slab, size in zip(slabs, half, strict=True):
-        direction = (slab[2] + slab[1] * v).astype(np.float32)[:, None] + (slab[0] * u).astype(np.float32)
-        first, second = (np.float32(sign * size - slab[3]) / direction for sign in (-1, 1))
+        direction = np.add.outer(slab[2] + slab[1] * v, slab[0] * u)
+        first, second = ((sign * size - slab[3]) / direction for sign in (-1, 1))
         np.maximum(enter, np.minimum(first, second), out=enter)
         np.minimum(leave, np.maximum(first, second), out=leave)
     return np.where(enter < leave, 1 / enter, np.float32(np.nan))
 
 
-def paint(
-    image: NDArray[np.uint8], frame: Frame, solids: Solids, materials: Materials, light: Light, camera: Camera
-) -> None:
+def paint(image: Image, frame: Frame, solids: Solids, materials: Materials, light: Light, camera: Camera) -> None:
     """Colours the pixels of `image` (H, W, 3), RGB, that show a solid, in place."""
     pixels = np.flatnonzero(frame.solid >= 0)
     which = frame.solid.ravel()[pixels].astype(np.int64)

@@ -10,7 +10,7 @@ from typing import Any
 from pose_lab.data.synth.posing import FAMILIES
 from pose_lab.skeletons import skeleton
 
-GENERATOR_VERSION = 3  # raise it with every change of the generator that changes a picture or an annotation
+GENERATOR_VERSION = 4  # raise it with every change of the generator that changes a picture or an annotation
 
 
 @dataclass(frozen=True)

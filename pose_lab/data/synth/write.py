@@ -59,8 +59,13 @@ def ensure(settings: SynthSettings, cache: Path, workers: int | None = None) -> 
         root.parent.mkdir(parents=True, exist_ok=True)
         with _locked(root):
             if not root.exists():
-                _make(settings, root, workers or len(os.sched_getaffinity(0)))
+                _make(settings, root, workers or _cores())
     return root
+
+
+def _cores() -> int:
+    """Cores this process may use; all of them where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
