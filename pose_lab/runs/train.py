@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from pose_lab.data.module import PoseDataModule
@@ -64,8 +66,10 @@ def train(cfg: DictConfig) -> RunFolder:
     if folder.status().state == "finished":
         print(f"finished before: {folder.path} (delete the folder to train again)", flush=True)
         return folder
+    # the other processes of a multi-device run work under the first one's lock
+    life = folder.training() if rank_zero_only.rank == 0 else nullcontext()
     try:
-        with folder.training():
+        with life:
             _train(cfg, data, folder, identity(cfg, content))
     except KeyboardInterrupt as stop:
         raise InterruptedRun(str(stop)) from None
@@ -73,7 +77,8 @@ def train(cfg: DictConfig) -> RunFolder:
 
 
 def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str) -> None:
-    folder.write_config(cfg)
+    if rank_zero_only.rank == 0:
+        folder.write_config(cfg)
     data.prepare_data()
     data.setup("fit")
     seed_everything(cfg.seed, verbose=False)
@@ -87,14 +92,16 @@ def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str
         cfg.training.monitor if cfg.training.evaluate == "best" else None,
     )
     tags = (cfg.scale, cfg.data.name, cfg.method.name)
-    with logs.run(folder.path, run_id, folder.name, cfg.name, resolved(cfg), tags=tags) as (logger, where):
+    identifier = f"{cfg.name}-{run_id}"
+    with logs.run(folder.path, identifier, folder.name, cfg.name, resolved(cfg), tags=tags) as (logger, where):
         trainer = _trainer(cfg, folder, checkpoints, logger, Pictures(folder.path, logs.pictures, logs.min_score))
         resume = resumable(folder.checkpoints, print)
         if trainer.is_global_zero:
             _banner(cfg, data, trainer, folder, where, resume)
         _fit(trainer, method, data, checkpoints, resume)
         numbers = _evaluate(cfg, trainer, method, data, folder)
-        folder.write_metrics({**numbers, "seconds": round(checkpoints.trained_seconds, 1)})
+        if trainer.is_global_zero:
+            folder.write_metrics({**numbers, "seconds": round(checkpoints.trained_seconds, 1)})
 
 
 def _fit(
@@ -169,10 +176,9 @@ def _banner(
         "data": data.describe(),
         "device": f"{device_name(trainer)}, {cfg.training.precision}",
         "results": folder.path,
-        "W&B": where or "off",
         "start": f"goes on from {resume}" if resume else "new",
     }
-    print("\n".join(f"{name:8} {text}" for name, text in lines.items()), flush=True)
+    print("\n".join([*(f"{name:8} {text}" for name, text in lines.items()), where or "W&B: off"]), flush=True)
 
 
 def _quiet() -> None:
