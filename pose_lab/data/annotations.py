@@ -187,12 +187,12 @@ class _Faults:
         self.path, self.policy = path, policy
         self.found: dict[str, list[Any]] = {}
 
-    def sound(self, records: Sequence[Record], kind: str, wrong: Callable[[Record], str | None]) -> list[Record]:
+    def sound(self, records: Sequence[Record], wrong: Callable[[Record], str | None]) -> list[Record]:
         """The records that `wrong` finds nothing to say about; the others are noted."""
         kept = []
         for record in records:
             if reason := wrong(record):
-                self.found.setdefault(f"{kind} {reason}", []).append(record.get("id", "without id"))
+                self.found.setdefault(reason, []).append(record.get("id", "without id"))
             else:
                 kept.append(record)
         return kept
@@ -227,7 +227,7 @@ def _sound_images(images: list[Record], faults: _Faults) -> list[Record]:
         seen.add(image["id"])
         return None
 
-    return faults.sound(images, "", wrong)
+    return faults.sound(images, wrong)
 
 
 def _integer(value: Any) -> bool:
@@ -247,7 +247,7 @@ def _sound_people(people: list[Record], image_ids: set[int], rules: ReadingRules
             return "annotations of an image that is not in the list"
         return _wrong_shape(person, rules)
 
-    people = faults.sound(people, "", wrong)
+    people = faults.sound(people, wrong)
     return _with_sound_numbers(people, rules, faults)
 
 
@@ -278,7 +278,7 @@ def _with_sound_numbers(people: list[Record], rules: ReadingRules, faults: _Faul
         "annotations whose visibility is not 0, 1 or 2": ~np.isin(keypoints[..., 2], (0, 1, 2)).all(1),
     }
     reasons = {id(people[row]): reason for reason, bad in reversed(checks.items()) for row in np.flatnonzero(bad)}
-    return faults.sound(people, "", lambda person: reasons.get(id(person)))
+    return faults.sound(people, lambda person: reasons.get(id(person)))
 
 
 def _numbers(records: list[Record], field: str, shape: tuple[int, ...]) -> NDArray[np.float64]:

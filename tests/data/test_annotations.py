@@ -1,0 +1,214 @@
+import json
+import logging
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from pose_lab.data.annotations import ReadingRules, fingerprint, load_annotations, select, with_people
+from pose_lab.poses import Annotations
+from pose_lab.skeletons import COCO, CROWDPOSE
+from tests.conftest import shared_data
+
+RULES = ReadingRules(COCO)
+
+
+def person(n, image, labelled=2, **changes):
+    keypoints = [[10 + k, 20 + k, 2] for k in range(labelled)] + [[0, 0, 0]] * (len(COCO) - labelled)
+    record = {"id": n, "image_id": image, "bbox": [1, 2, 30, 40], "area": 600, "iscrowd": 0}
+    return record | {"keypoints": sum(keypoints, [])} | changes
+
+
+def content():
+    images = [{"id": i, "file_name": f"ü{i}.jpg", "height": 48, "width": 64} for i in (9, 3, 5)]
+    return {"images": images, "annotations": [person(1, 9), person(2, 3, iscrowd=1), person(4, 9, labelled=0)]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(values):
+        path = tmp_path / "people.json"
+        path.write_text(values if isinstance(values, str) else json.dumps(values))
+        return path, tmp_path / "cache"
+
+    return _write
+
+
+def load(path_and_cache, rules=RULES):
+    path, cache = path_and_cache
+    return load_annotations(path, rules, cache)
+
+
+def test_arrays_are_sorted_by_image_and_mapped(write):
+    annotations = load(write(content()))
+    assert annotations.image_ids.tolist() == [3, 5, 9]
+    assert [name.decode() for name in annotations.file_names] == ["ü3.jpg", "ü5.jpg", "ü9.jpg"]
+    assert annotations.instance_ids.tolist() == [2, 1, 4]
+    assert annotations.image_index.tolist() == [0, 2, 2]
+    assert annotations.starts.tolist() == [0, 1, 1, 3]
+    assert annotations.boxes[0].tolist() == [1, 2, 31, 42]
+    assert annotations.keypoints[1, 1].tolist() == [11.5, 21.5, 2]
+    assert annotations.ignore.tolist() == [True, False, False]
+    assert annotations.num_keypoints.tolist() == [2, 2, 0]
+    assert annotations.pixel_shift == 0.5
+    assert all(isinstance(getattr(annotations, name), np.memmap) for name in ("keypoints", "file_names", "boxes"))
+
+
+def test_a_file_is_read_once_and_again_when_it_changes(write, monkeypatch):
+    path, cache = write(content())
+    load_annotations(path, RULES, cache)
+    monkeypatch.setattr(json, "loads", lambda _: pytest.fail("read again"))
+    load_annotations(path, RULES, cache)
+    monkeypatch.undo()
+    changed = content()
+    changed["annotations"].append(person(7, 5))
+    assert len(load(write(changed)).instance_ids) == 4
+
+
+def test_fingerprint_is_of_the_contents(write, tmp_path):
+    path, cache = write(content())
+    copy = tmp_path / "elsewhere.json"
+    copy.write_text(json.dumps(content(), indent=1))
+    assert fingerprint(path, RULES, cache) == fingerprint(copy, RULES, tmp_path / "other")
+    path.write_text(json.dumps(content()).replace("600", "601"))
+    assert fingerprint(path, RULES, cache) != fingerprint(copy, RULES, cache)
+
+
+def test_processes_that_start_at_once_make_one_index(write):
+    path, cache = write(content())
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        results = pool.starmap(fingerprint, [(path, RULES, cache)] * 8)
+    assert len(set(results)) == 1
+    assert [entry.suffix for entry in (cache / "annotations").iterdir() if entry.is_dir()] == [""]
+
+
+def test_selecting_images(write):
+    annotations = load(write(content()))
+    assert with_people(annotations).tolist() == [2]
+    selected = select(annotations, np.array([1, 2]))
+    assert selected.image_ids.tolist() == [5, 9]
+    assert selected.image_index.tolist() == [1, 1]
+    assert selected.instance_ids.tolist() == [1, 4]
+
+
+def test_crowdpose_counts_and_measures_as_its_authors():
+    path = shared_data("crowdpose") / "annotations" / "crowdpose_val.json"
+    cache = pytest.importorskip("tempfile").mkdtemp()
+    annotations = load_annotations(path, ReadingRules(CROWDPOSE, area_factor=0.53), _as_path(cache))
+    raw = json.loads(path.read_text())
+    records = {record["id"]: record for record in raw["annotations"]}
+    own = [records[n] for n in annotations.instance_ids.tolist()]
+    assert annotations.num_keypoints.tolist() == [record["num_keypoints"] for record in own]
+    np.testing.assert_allclose(annotations.areas, [0.53 * r["bbox"][2] * r["bbox"][3] for r in own])
+    crowd = {image["id"]: image["crowdIndex"] for image in raw["images"]}
+    assert annotations.crowd_index.tolist() == [crowd[n] for n in annotations.image_ids.tolist()]
+    assert int(annotations.ignore.sum()) == 106
+
+
+def _as_path(folder):
+    from pathlib import Path
+
+    return Path(folder)
+
+
+def test_real_coco_file():
+    path = shared_data("coco_mini") / "annotations" / "person_keypoints_train2017.json"
+    cache = _as_path(pytest.importorskip("tempfile").mkdtemp())
+    annotations = load_annotations(path, RULES, cache)
+    assert (len(annotations.image_ids), len(annotations.instance_ids)) == (80, 172)
+    assert int((annotations.num_keypoints > 0).sum()) == 86
+    assert len(with_people(annotations)) <= 36
+    assert np.isnan(annotations.crowd_index).all()
+    assert isinstance(annotations, Annotations)
+
+
+def with_annotation(**changes):
+    values = content()
+    values["annotations"][0] |= changes
+    return values
+
+
+def with_image(**changes):
+    values = content()
+    values["images"][0] |= changes
+    return values
+
+
+def without(field):
+    values = content()
+    del values["annotations"][0][field]
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (with_annotation(bbox=[1, 2, 0, 40]), r"1 annotations with keypoints and a box of zero size \(ids 1\)"),
+        (with_annotation(bbox=[1, float("nan"), 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
+        (with_annotation(bbox=[1, None, 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
+        (with_annotation(bbox=[1, 2]), "without a box of four numbers"),
+        (with_annotation(keypoints=[1, 2, 2] * 14), r"with 14 keypoints \(skeleton coco, `data.skeleton`, has 17\)"),
+        (with_annotation(keypoints=[float("nan"), 2, 2] * 17), "labelled keypoints are not finite"),
+        (with_annotation(keypoints=[1, 2, 3] * 17), "visibility is not 0, 1 or 2"),
+        (with_annotation(image_id=1234), "1 annotations of an image that is not in the list"),
+        (with_annotation(id=2), r"1 annotations with an id that occurred before \(ids 2\)"),
+        (with_annotation(area="large"), "area is not finite"),
+        (without("keypoints"), "1 annotations without keypoints"),
+        (without("area"), "1 annotations without area"),
+        (with_image(id=3), r"1 images with an id that occurred before \(ids 3\)"),
+        (with_image(width=0), "1 images of zero size"),
+    ],
+)
+def test_bad_records_are_counted_and_named_or_left_out(write, caplog, values, complaint):
+    with pytest.raises(ValueError, match=complaint) as caught:
+        load(write(values))
+    assert "people.json" in str(caught.value)
+    assert "`data.bad_records: skip`" in str(caught.value)
+    with caplog.at_level(logging.WARNING):
+        kept = load(write(values), ReadingRules(COCO, bad_records="skip"))
+    assert len(kept.instance_ids) < 3
+    assert "left out" in caplog.text
+
+
+def test_many_bad_records_make_a_short_message(write):
+    values = content()
+    values["annotations"] = [person(n, 3, bbox=[0, 0, 0, 0]) for n in range(50)]
+    with pytest.raises(ValueError, match=r"50 bad records: .*\(ids 0, 1, 2, 3, 4, \.\.\.\)"):
+        load(write(values))
+
+
+def test_a_box_of_zero_size_without_keypoints_is_no_fault(write):
+    values = content()
+    values["annotations"][2]["bbox"] = [4, 4, 0, 0]
+    assert len(load(write(values)).instance_ids) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (json.dumps(content())[:-40], r"people\.json \(\d+ bytes\) is cut off or not JSON"),
+        ("<html>", "is cut off or not JSON"),
+        ("[]", "an object with lists `images` and `annotations`"),
+        ('{"images": []}', "an object with lists `images` and `annotations`"),
+    ],
+)
+def test_damaged_files(write, text, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        load(write(text))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.json does not exist"):
+        load_annotations(tmp_path / "gone.json", RULES, tmp_path)
+
+
+def test_unwritable_cache(write, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write the annotation index .*`data\.cache`"):
+        load_annotations(write(content())[0], RULES, tmp_path / "file")
+
+
+def test_empty_split(write):
+    annotations = load(write({"images": content()["images"], "annotations": []}))
+    assert annotations.keypoints.shape == (0, len(COCO), 3)
+    assert annotations.starts.tolist() == [0, 0, 0, 0]

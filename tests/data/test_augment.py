@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+import torch
+
+from pose_lab.data import augment
+from pose_lab.data.augment import Augmentation
+from pose_lab.data.samples import BatchKey, Samples, View
+from pose_lab.ops import warps
+from pose_lab.skeletons import COCO
+from tests.data.scenes import data_module, keypoint_colours, write_scene
+
+EVERYTHING = Augmentation(mosaic=0.7, scale=0.6, translate=0.1, flip=0.5)
+RECOLOURED = Augmentation(hue=0.015, saturation=0.7, value=0.4)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scene")
+    return data_module(write_scene(folder / "root"), folder / "cache")
+
+
+def batches(scene, augmentation, epochs, size=6, frame=(96, 96)):
+    samples = Samples(
+        scene.train_annotations, scene.root / "pictures", COCO, View(frame, pad_value=60, augmentation=augmentation)
+    )
+    for epoch in range(epochs):
+        yield samples[BatchKey(epoch, np.arange(size), np.arange(size) % len(samples))]
+
+
+def mean_position(picture, colour, around, radius):
+    """Where a colour has its middle, in continuous pixels, looking only near a point; None if it is hardly there."""
+    _, height, width = picture.shape
+    y, x = np.mgrid[:height, :width] + 0.5
+    near = np.hypot(x - around[0], y - around[1]) < radius
+    weight = near * (np.abs(picture.transpose(1, 2, 0).astype(int) - colour).max(-1) < 70)
+    return None if weight.sum() < 6 else np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
+
+
+def found_offsets(batch, frame=(96, 96)):
+    """Distances between visible keypoints and the middles of their dots, for dots well inside and apart from others."""
+    colours = keypoint_colours(len(COCO)).astype(int)
+    instances = batch.instances
+    points = instances.keypoints.numpy()
+    for person, image in enumerate(instances.image_index.tolist()):
+        same = points[instances.image_index.numpy() == image, :, :2].reshape(-1, 2)
+        for k in np.flatnonzero(points[person, :, 2] > 0):
+            point = points[person, k, :2]
+            alone = np.sort(np.hypot(*(same - point).T))[1] > 14 if len(same) > 1 else True
+            if alone and (point > 8).all() and (point < np.array(frame[::-1]) - 8).all():
+                found = mean_position(batch.images[image].numpy(), colours[k], point, 9)
+                if found is not None:
+                    yield np.hypot(*(found - point))
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        Augmentation(flip=1.0),
+        Augmentation(scale=0.5, translate=0.1),
+        Augmentation(mosaic=1.0),
+        Augmentation(mosaic=1.0, scale=0.5, translate=0.1, flip=0.5),
+    ],
+)
+def test_dots_stay_under_their_keypoints(scene, augmentation):
+    offsets = [offset for batch in batches(scene, augmentation, 6) for offset in found_offsets(unflipped(batch))]
+    assert len(offsets) > 20
+    assert np.quantile(offsets, 0.95) < 1
+    assert np.mean(offsets) < 0.5
+
+
+def unflipped(batch):
+    """Dots carry the colour of the keypoint they were painted for; after a flip that is its partner."""
+    rows = (batch.to_input[:, 0, 0] < 0)[batch.instances.image_index]
+    batch.instances.keypoints[rows] = batch.instances.keypoints[rows][:, list(COCO.flip)]
+    return batch
+
+
+def test_flipping_exchanges_left_and_right(scene):
+    (plain,) = batches(scene, Augmentation(), 1)
+    (flipped,) = batches(scene, Augmentation(flip=1.0), 1)
+    exchanged = plain.instances.keypoints[:, list(COCO.flip)]
+    exchanged[..., 0] = 96 - exchanged[..., 0]
+    torch.testing.assert_close(flipped.instances.keypoints, exchanged)
+    assert torch.equal(flipped.images, plain.images.flip(-1))
+
+
+def test_colours_leave_labels_alone(scene):
+    (plain,), (recoloured,) = batches(scene, Augmentation(), 1), batches(scene, RECOLOURED, 1)
+    assert torch.equal(plain.instances.keypoints, recoloured.instances.keypoints)
+    assert not torch.equal(plain.images, recoloured.images)
+
+
+def test_same_key_same_batch_and_every_key_another(scene):
+    first, again = (list(batches(scene, EVERYTHING, 3)) for _ in range(2))
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.instances.keypoints, b.instances.keypoints)
+    assert not torch.equal(first[0].images, first[1].images)
+
+
+def test_a_sample_does_not_depend_on_its_batch(scene):
+    samples = Samples(scene.train_annotations, scene.root / "pictures", COCO, View((96, 96), 114, 3, EVERYTHING))
+    whole = samples[BatchKey(1, np.arange(6), np.arange(6))]
+    alone = samples[BatchKey(1, np.array([4]), np.array([4]))]
+    assert torch.equal(whole.images[4], alone.images[0])
+    rows = whole.instances.image_index == 4
+    assert torch.equal(whole.instances.keypoints[rows], alone.instances.keypoints)
+
+
+def test_draws_are_uniform_and_independent_of_each_other():
+    draws = torch.stack(list(augment.uniforms(5, 2, np.arange(4000)).values()))
+    assert draws.mean() == pytest.approx(0.5, abs=0.01)
+    assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 0.08
+
+
+def test_people_outside_the_frame_are_left_out_and_cut_keypoints_lose_visibility(scene):
+    for batch in batches(scene, Augmentation(mosaic=1.0, scale=0.9), 8):
+        instances = batch.instances
+        inside = ((instances.keypoints[..., :2] >= 0) & (instances.keypoints[..., :2] <= 96)).all(-1)
+        assert not (instances.keypoints[..., 2] > 0)[~inside].any()
+        assert instances.labelled.all()
+        assert (instances.boxes[:, 2:] > 0).all()
+        assert (instances.boxes[:, :2] < 96).all()
+        assert (instances.image_index.diff() >= 0).all()
+
+
+def test_kept_cut_keypoints_move_onto_the_border_of_what_is_visible(scene):
+    cut_off = Augmentation(mosaic=1.0)
+    kept = Augmentation(mosaic=1.0, keep_cut_keypoints=True)
+    lost = 0
+    for without, with_ in zip(batches(scene, cut_off, 6), batches(scene, kept, 6), strict=True):
+        moved = (without.instances.keypoints[..., :2] != with_.instances.keypoints[..., :2]).any(-1)
+        lost += int(moved.sum())
+        assert not without.instances.keypoints[..., 2][moved].any()
+    assert lost > 20
+
+
+def test_areas_and_boxes_scale_together(scene):
+    (batch,) = batches(scene, Augmentation(scale=0.3), 1)
+    sides = batch.instances.boxes[:, 2:] - batch.instances.boxes[:, :2]
+    torch.testing.assert_close(batch.instances.areas, sides.prod(1) / 2)  # as painted: half of the box
+
+
+def test_to_input_maps_original_pixels(scene):
+    for batch in batches(scene, EVERYTHING, 2):
+        people = scene.train_annotations
+        own = torch.from_numpy(people.keypoints[:6, :, :2].astype(float))
+        mapped = warps.apply_to_points(batch.to_input, own)
+        for image in range(6):
+            here = batch.instances.keypoints[batch.instances.image_index == image, :, :2].double()
+            wanted = mapped[image][list(COCO.flip)] if batch.to_input[image, 0, 0] < 0 else mapped[image]
+            box = mapped[image]
+            shown = ((box > 0) & (box < 96)).all(-1).any()
+            assert not shown or (here - wanted).abs().amax((1, 2)).min() < 1e-3
+
+
+def test_frames_need_not_be_square(scene):
+    batch = next(batches(scene, EVERYTHING, 1, frame=(64, 128)))
+    assert batch.images.shape == (6, 3, 64, 128)
+
+
+@pytest.mark.parametrize(("field", "value"), [("mosaic", 1.5), ("flip", -0.1), ("scale", 1.0), ("translate", -1)])
+def test_impossible_values_are_named(field, value):
+    with pytest.raises(ValueError, match=rf"data\.augment\.{field} .* {value}"):
+        Augmentation(**{field: value})
