@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,7 @@ class OKSAveragePrecision(Metric):
     image_ids: list[Tensor]
     detections_per_image: list[Tensor]
     scores: list[Tensor]
+    areas: list[Tensor]
     keypoints: list[Tensor]
 
     def __init__(
@@ -136,17 +138,19 @@ class OKSAveragePrecision(Metric):
         self.max_detections = max_detections
         self.crowd_limits = crowd_limits
         self._matches: Matches | None = None
-        for state in ("image_ids", "detections_per_image", "scores", "keypoints"):
+        for state in ("image_ids", "detections_per_image", "scores", "areas", "keypoints"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
         self._append_nothing()
 
-    def update(self, predictions: Predictions, image_ids: Tensor) -> None:
+    def update(self, predictions: Predictions, image_ids: Tensor, areas: Tensor | None = None) -> None:
         """Adds all people found in some images.
 
         Args:
             predictions: pixels of the original images; `image_index` points into `image_ids`. Keypoints and scores may
                 be float64.
             image_ids: (B,) int64, the data set's ids, also of images where nobody was found.
+            areas: (P,) square pixels, which decide whether an unmatched person belongs to a size range. None takes the
+                extent of the keypoints, as COCO does; a part of a body is given the whole body's (`extents`).
 
         Raises:
             ValueError: if an image is unknown, the number of keypoints is wrong, or a number is not finite.
@@ -159,12 +163,13 @@ class OKSAveragePrecision(Metric):
         self.image_ids.append(image_ids.long())
         self.detections_per_image.append(torch.bincount(image_index[kept], minlength=len(image_ids)))
         self.scores.append(predictions.scores[kept].double())
+        self.areas.append((extents(predictions.keypoints) if areas is None else areas)[kept].double())
         self.keypoints.append(predictions.keypoints[kept].double())
 
     def compute(self) -> dict[str, Tensor]:
         """COCO's ten numbers and, where the annotations carry a crowd index, AP_easy, AP_medium and AP_hard."""
         self._matches = self._match()
-        numbers = _coco_numbers(self.curves())
+        numbers = self.numbers()
         for name, images in self.difficulty_sets():
             numbers[f"AP_{name}"] = _mean(self.curves(images).precision[0])
         return {name: number.to(self.device) for name, number in numbers.items()}
@@ -178,6 +183,16 @@ class OKSAveragePrecision(Metric):
         if self._matches is None:
             raise RuntimeError("matches exist after compute() only")
         return self._matches
+
+    def numbers(self, images: NDArray[np.bool_] | None = None) -> dict[str, Tensor]:
+        """COCO's ten numbers of the evaluated images, or of those of them that the mask `images` (I,) selects.
+
+        Nothing is matched again, so many sets cost little: see `sets_of_images`.
+
+        Raises:
+            RuntimeError: before `compute`.
+        """
+        return _coco_numbers(self.curves(images))
 
     def curves(self, images: NDArray[np.bool_] | None = None) -> Curves:
         """Precision over recall of the evaluated images, or of those of them that the mask `images` (I,) selects.
@@ -215,6 +230,7 @@ class OKSAveragePrecision(Metric):
             "image_ids": torch.empty(0, dtype=torch.int64),
             "detections_per_image": torch.empty(0, dtype=torch.int64),
             "scores": torch.empty(0, dtype=torch.float64),
+            "areas": torch.empty(0, dtype=torch.float64),
             "keypoints": torch.empty(0, len(self.skeleton), 2, dtype=torch.float64),
         }.items():
             getattr(self, state).append(empty.to(self.device))
@@ -239,23 +255,22 @@ class OKSAveragePrecision(Metric):
             raise ValueError(f"image id {int(image_ids[row])} (image {row} of the batch) is not in the annotations")
 
     def _match(self) -> Matches:
-        image_index, scores, keypoints, evaluated = self._detections()
+        found, evaluated = self._detections()
         truth = _GroundTruth.of(self.annotations, evaluated)
-        pairs = pair_up(image_index, truth.first_person)
+        pairs = pair_up(found.image_index, truth.first_person)
         sigmas = torch.tensor(self.skeleton.sigmas, dtype=torch.float64)
-        similarity = keypoint_similarity(pairs, keypoints - self.annotations.pixel_shift, truth.people, sigmas)
+        similarity = keypoint_similarity(pairs, found.keypoints - self.annotations.pixel_shift, truth.people, sigmas)
         thresholds = torch.from_numpy(THRESHOLDS.clip(max=NEARLY_ONE))
         near = (similarity >= thresholds[0]).nonzero().squeeze(1)
         pairs, similarity = pairs[near], similarity[near]
         counted = truth.counted()
-        pair = greedy_match(pairs, similarity, rank_within(image_index), counted, truth.ignore, thresholds)
-        areas = (keypoints.amax(1) - keypoints.amin(1)).prod(1)
+        pair = greedy_match(pairs, similarity, rank_within(found.image_index), counted, truth.ignore, thresholds)
         took_uncounted = _pick_per_range(~counted[:, pairs.person], pair)
         return Matches(
-            image_index=image_index,
-            scores=scores,
-            areas=areas,
-            ignored=torch.where(pair >= 0, took_uncounted, ~_in_range(areas)[:, None]),
+            image_index=found.image_index,
+            scores=found.scores,
+            areas=found.areas,
+            ignored=torch.where(pair >= 0, took_uncounted, ~_in_range(found.areas)[:, None]),
             pair=pair,
             person=truth.rows[pairs.person],
             similarity=similarity,
@@ -265,8 +280,8 @@ class OKSAveragePrecision(Metric):
             evaluated=torch.from_numpy(evaluated),
         )
 
-    def _detections(self) -> tuple[Tensor, Tensor, Tensor, NDArray[np.bool_]]:
-        """Image of the annotations, score and keypoints of each detection, ascending by image, and the images seen."""
+    def _detections(self) -> tuple[_Detections, NDArray[np.bool_]]:
+        """The detections of each image once, ascending by image, and the images seen (I,)."""
         ids = joined(self.image_ids)
         image_of_row = torch.from_numpy(np.searchsorted(self.annotations.image_ids, ids.numpy()))
         order = torch.argsort(image_of_row, stable=True)
@@ -279,7 +294,45 @@ class OKSAveragePrecision(Metric):
         evaluated = np.zeros(len(self.annotations.image_ids), dtype=bool)
         evaluated[image_of_row.numpy()] = True
         rows = kept[order]
-        return image_index[order], joined(self.scores)[rows], joined(self.keypoints)[rows], evaluated
+        states = (joined(state)[rows] for state in (self.scores, self.areas, self.keypoints))
+        return _Detections(image_index[order], *states), evaluated
+
+
+def extents(keypoints: Tensor) -> Tensor:
+    """(P,) the area of a person found, as COCO takes it: of the box around all its keypoints (P, K, 2)."""
+    return (keypoints.amax(1).double() - keypoints.amin(1).double()).prod(1)
+
+
+def sets_of_images(values: NDArray[np.float64], edges: Sequence[float]) -> dict[str, NDArray[np.bool_]]:
+    """Images sorted into intervals [edge, next edge) of a number per image, for `OKSAveragePrecision.numbers`.
+
+    Args:
+        values: (I,) e.g. `annotations.crowd_index` or `people_per_image(annotations)`; NaN belongs nowhere.
+        edges: ascending; below the first and from the last on are intervals too.
+
+    Returns:
+        a mask (I,) by the interval's name, e.g. "0.2 to 0.8", "from 0.8"; the first is named "below 0.2".
+    """
+    bounds = [-np.inf, *edges, np.inf]
+    sets = {}
+    for low, high in pairwise(bounds):
+        name = f"below {high:g}" if low == -np.inf else f"from {low:g}" if high == np.inf else f"{low:g} to {high:g}"
+        sets[name] = (values >= low) & (values < high)
+    return sets
+
+
+def people_per_image(annotations: Annotations) -> NDArray[np.float64]:
+    """(I,) how many people of each image the evaluation counts."""
+    counted = ~annotations.ignore & (annotations.num_keypoints > 0)
+    return np.bincount(annotations.image_index[counted], minlength=len(annotations.image_ids)).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Detections:
+    image_index: Tensor
+    scores: Tensor
+    areas: Tensor
+    keypoints: Tensor
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def random_results(rng: np.random.Generator, truth: dict, levels: int) -> list[d
     return [records[n] for n in rng.permutation(len(records))]
 
 
-def by_pycocotools(truth: dict, records: list[dict]) -> tuple[np.ndarray, dict]:
+def by_pycocotools(truth: dict, records: list[dict], sigma: float | None = None) -> tuple[np.ndarray, dict]:
     from pycocotools.coco import COCO as Reader  # noqa: N811
     from pycocotools.cocoeval import COCOeval
 
@@ -149,6 +149,8 @@ def by_pycocotools(truth: dict, records: list[dict]) -> tuple[np.ndarray, dict]:
         reader.dataset = truth
         reader.createIndex()
         evaluator = COCOeval(reader, reader.loadRes(records), "keypoints")
+        if sigma is not None:
+            evaluator.params.kpt_oks_sigmas[:] = sigma
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
