@@ -581,7 +581,8 @@ def _takers(places: Tensor, current: Tensor, max_distance: float) -> Tensor:
 
 def _distances(places: Tensor, others: Tensor, max_distance: float) -> Tensor:
     """(...) distances of points (..., 2); infinite from `max_distance` on."""
-    distances = (places - others).square().sum(-1).sqrt()
+    x, y = (places - others).unbind(-1)
+    distances = (x * x + y * y).sqrt()
     return distances.where(distances < max_distance, torch.inf)
 
 

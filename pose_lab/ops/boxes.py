@@ -27,9 +27,8 @@ def clip(points: Tensor, sizes: Tensor) -> Tensor:
         points: (..., 2 n) x, y, x, y, ...
         sizes: (..., 2) height and width, broadcast against the points.
     """
-    limits = sizes.flip(-1).to(points).repeat_interleave(points.shape[-1] // 2, -1)
-    limits = limits.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
-    return torch.minimum(points.clamp(min=0), limits)
+    pairs = points.unflatten(-1, (-1, 2)).clamp(min=0)
+    return torch.minimum(pairs, sizes.flip(-1).to(points)[..., None, :]).flatten(-2)
 
 
 def complete_iou(boxes: Tensor, others: Tensor, eps: float = 1e-7) -> Tensor:

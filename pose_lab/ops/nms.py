@@ -36,7 +36,7 @@ def suppress(
         boxes: (N, 4) float32 xyxy.
         scores: (N,).
         categories: (N,) int64.
-        image_index: (N,) int64.
+        image_index: (N,) int64, ascending.
         max_iou: a larger intersection over union is suppressed.
         max_candidates: the rows of a picture that take part, by score.
         max_kept: the rows of a picture that are returned, over all classes.
@@ -47,20 +47,38 @@ def suppress(
         (P,) rows, by picture and falling score.
     """
     order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(image_index[order], stable=True)]
     if not len(order):
         return order
-    rank = ranks(image_index[order])
-    groups = image_index * (categories.max() + 1) + categories
+    order = order[torch.argsort(image_index[order], stable=True)] if _several(image_index) else order
+    rank = _ranks_by_image(image_index[order])
+    groups = (image_index << 32) + categories
     moved = boxes + (categories * class_offset).to(boxes)[:, None]
     # whom the best rows leave alone does not depend on the others: in a crowd they alone give enough
     for limit in (min(2 * max_kept, max_candidates), max_candidates):
         rows = order[rank < limit]
         kept = rows[_kept(moved[rows], groups[rows], max_iou)]
-        more = image_index[order[(rank == limit) & (limit < max_candidates)]]
-        if (torch.bincount(image_index[kept], minlength=int(image_index.max()) + 1)[more] >= max_kept).all():
+        number = _ranks_by_image(image_index[kept])
+        if limit == max_candidates or _enough(image_index[kept], image_index[order[rank == limit]], max_kept):
             break
-    return kept[ranks(image_index[kept]) < max_kept]
+    return kept[number < max_kept]
+
+
+def _several(image_index: Tensor) -> bool:
+    """Whether rows, ascending by image, belong to more than one."""
+    return bool(image_index[0] != image_index[-1])
+
+
+def _ranks_by_image(image_index: Tensor) -> Tensor:
+    if _several(image_index):
+        return ranks(image_index)
+    return torch.arange(len(image_index), device=image_index.device)
+
+
+def _enough(kept: Tensor, images: Tensor, count: int) -> bool:
+    """Whether each of the images occurs at least `count` times among the kept rows' images."""
+    if not len(images):
+        return True
+    return bool((torch.bincount(kept, minlength=int(images[-1]) + 1)[images] >= count).all())
 
 
 def _kept(boxes: Tensor, groups: Tensor, max_iou: float) -> Tensor:

@@ -12,7 +12,7 @@ def random_objects(count, images, classes, seed=0):
     boxes = torch.cat((corner, corner + 5 + 30 * torch.rand(count, 2, generator=generator)), 1)
     scores = torch.randint(1, 40, (count,), generator=generator) / 40  # many ties
     categories = torch.randint(0, classes, (count,), generator=generator)
-    image_index = torch.randint(0, images, (count,), generator=generator)
+    image_index = torch.randint(0, images, (count,), generator=generator).sort().values
     return boxes, scores, categories, image_index
 
 
