@@ -102,6 +102,8 @@ class EpochLoader:
         workers: number of processes; 0 loads in this one.
     """
 
+    batch_sampler = None  # Lightning looks for it beside `sampler`, whose `set_epoch` it calls
+
     def __init__(self, samples: Samples, sampler: EpochSampler, workers: int) -> None:
         self.samples, self.sampler = samples, sampler
         self.loader: DataLoader[Batch] = DataLoader(
