@@ -1,0 +1,128 @@
+"""A run that is stopped anywhere and started again ends with the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from pose_lab.runs.checkpoints import LAST, PREVIOUS, Checkpoints, InterruptedRun, differing_keys
+from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.train import train
+from tests.configs import TINY, composed
+
+STEPS_PER_EPOCH = 5
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, cache):
+    return train(composed(*TINY, results=tmp_path_factory.mktemp("unbroken"), cache=cache))
+
+
+def final_state(folder):
+    checkpoint = torch.load(folder.checkpoints / LAST, weights_only=True)
+    return {**checkpoint["state_dict"], **{f"raw.{k}": v for k, v in checkpoint["current_model_state"].items()}}
+
+
+def assert_same_end(folder, other):
+    ours, theirs = final_state(folder), final_state(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    clocks = ("seconds", "device", "torch")
+    numbers = [{k: v for k, v in f.metrics().items() if k not in clocks} for f in (folder, other)]
+    assert numbers[0] == numbers[1]
+    assert folder.predictions.read_text() == other.predictions.read_text()
+
+
+def stop_after(monkeypatch, batches):
+    """A signal comes during the given batch, counted over the whole training."""
+    asked = Checkpoints.on_train_batch_end
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch * STEPS_PER_EPOCH + batch_idx + 1 == batches:
+            os.kill(os.getpid(), signal.SIGTERM)
+        asked(self, trainer, pl_module, outputs, batch, batch_idx)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", on_train_batch_end)
+
+
+@pytest.mark.parametrize("batches", [2, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 3], ids=["mid-epoch", "epoch end", "second"])
+def test_stopped_by_a_signal_and_started_again(batches, unbroken, tmp_path, cache, monkeypatch):
+    cfg = composed(*TINY, results=tmp_path, cache=cache)
+    with monkeypatch.context() as patch:
+        stop_after(patch, batches)
+        with pytest.raises(InterruptedRun, match="SIGTERM"):
+            train(cfg)
+    (folder,) = (RunFolder(path) for path in (tmp_path / "kapao" / "demo-synth").iterdir() if path.is_dir())
+    assert folder.status().state == "interrupted"
+    stopped = torch.load(folder.checkpoints / LAST, weights_only=True)
+    assert stopped["global_step"] == batches
+    again = train(cfg)
+    assert again.path == folder.path
+    assert again.status().state == "finished"
+    assert_same_end(again, unbroken)
+    rows = (again.history.read_text(), unbroken.history.read_text())
+    assert [r.split(",")[:2] for r in rows[0].splitlines()] == [r.split(",")[:2] for r in rows[1].splitlines()]
+
+
+def test_killed_without_warning_goes_on_from_the_last_checkpoint(unbroken, tmp_path, cache):
+    slow = "training.epochs=2"
+    arguments = [*TINY, slow, f"results={tmp_path}", f"machine.cache={cache}", "machine.checkpoint_minutes=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pose_lab.run", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list(tmp_path.glob(f"*/*/*/checkpoints/{LAST}")):
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    (path,) = tmp_path.glob("*/*/*/checkpoints")
+    assert RunFolder(path.parent).status().state == "interrupted"
+    folder = train(composed(*TINY, results=tmp_path, cache=cache))
+    assert folder.path == path.parent
+    assert_same_end(folder, unbroken)
+
+
+def test_damaged_checkpoint_is_passed_over(unbroken, tmp_path, cache, monkeypatch, capsys):
+    cfg = composed(*TINY, "machine.checkpoint_minutes=0", results=tmp_path, cache=cache)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(InterruptedRun):
+            train(cfg)
+    (last,) = tmp_path.glob(f"*/*/*/checkpoints/{LAST}")
+    assert last.with_name(PREVIOUS).exists()
+    last.write_bytes(last.read_bytes()[:-1000])
+    folder = train(cfg)
+    assert f"{last} is damaged" in capsys.readouterr().out
+    assert_same_end(folder, unbroken)
+
+
+def test_checkpoint_of_another_config_is_refused_by_key(unbroken, tmp_path, cache):
+    cfg = composed(*TINY, "method.labels.keypoint_box=0.1", results=tmp_path, cache=cache)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(InterruptedRun):
+            train(cfg)
+    (last,) = tmp_path.glob(f"*/*/*/checkpoints/{LAST}")
+    last.write_bytes((unbroken.checkpoints / LAST).read_bytes())
+    with pytest.raises(ValueError, match=r"different: method\.labels\.keypoint_box"):
+        train(cfg)
+
+
+def test_finished_run_is_left_alone(unbroken, cache, capsys):
+    before = {path: path.stat().st_mtime_ns for path in unbroken.path.rglob("*") if path.name != ".lock"}
+    again = train(composed(*TINY, results=unbroken.path.parents[2], cache=cache))
+    assert "finished before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in again.path.rglob("*") if path.name != ".lock"} == before
+
+
+def test_differing_keys_are_dotted():
+    assert differing_keys({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 3}) == ["a.c", "d", "e"]
