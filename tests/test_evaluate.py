@@ -1,0 +1,230 @@
+"""The command `pose_lab.evaluate`: official numbers from everybody's results files, and clear words on bad ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pose_lab import evaluate
+from pose_lab.skeletons import COCO
+from tests.conftest import fixture_path, shared_data
+
+EXPECTED = fixture_path("metrics/ap/expected.json")
+
+
+def run(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    evaluate.main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def fails(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main([str(argument) for argument in arguments])
+    assert stopped.value.code == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    return output.err
+
+
+@pytest.fixture
+def truth() -> Path:
+    return fixture_path("metrics/ap/ground_truth_ids_from_0.json")
+
+
+@pytest.fixture
+def records() -> list[dict]:
+    return json.loads(fixture_path("metrics/ap/ids_from_0.json").read_text())
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Callable[[object], Path]:
+    def store(content: object) -> Path:
+        path = tmp_path / "results.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return store
+
+
+def test_numbers_are_written_under_the_official_names(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "deep" / "numbers.json"
+    results = fixture_path("metrics/ap/ids_from_0.json")
+    printed = run(capsys, f"gt={truth}", f"dt={results}", "metric=coco", f"out={out}")
+    expected = json.loads(EXPECTED.read_text())["ids_from_1"]["expected"]
+    assert json.loads(out.read_text()) == pytest.approx(expected, abs=1e-12)
+    lines = [line for line in printed.splitlines() if "@[" in line]
+    assert lines[0] == (
+        f" Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets= 20 ] = {expected['AP']:.3f}"
+    )
+    assert len(lines) == len(expected)
+
+
+def test_what_was_ignored_is_named(truth: Path, records: list[dict], stored: Callable, capsys: pytest.CaptureFixture):
+    stranger = records[0] | {"image_id": 987654321}
+    dog = records[1] | {"category_id": 18}
+    many = [records[2] | {"score": -1.0}] * 30
+    path = stored([*records, stranger, dog, *many])
+    printed = run(capsys, f"gt={truth}", f"dt={path}", "metric=coco", "unknown_images=skip")
+    assert " 1 results of images without annotations" in printed
+    assert " 1 results of another category than person" in printed
+    assert "detections beyond the 20 best of a picture" in printed
+
+
+def test_tables_by_keypoint_and_by_people(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "numbers.json"
+    results = fixture_path("metrics/ap/ids_from_0.json")
+    printed = run(capsys, f"gt={truth}", f"dt={results}", "metric=coco", "by=keypoint,people", f"out={out}")
+    tables = json.loads(out.read_text())
+    assert list(tables["by_keypoint"]) == list(COCO.keypoints)
+    assert all(-1 <= row["AP"] <= 1 for row in tables["by_people"].values())
+    assert "by keypoint" in printed
+
+
+def test_alphapose_names_pictures_by_file(
+    truth: Path, records: list[dict], stored: Callable, capsys: pytest.CaptureFixture
+):
+    plain = run(capsys, f"gt={truth}", f"dt={fixture_path('metrics/ap/ids_from_0.json')}", "metric=coco")
+    names = {image["id"]: image["file_name"] for image in json.loads(truth.read_text())["images"]}
+    path = stored([record | {"image_id": names[record["image_id"]], "idx": [0]} for record in records])
+    assert run(capsys, f"gt={truth}", f"dt={path}", "metric=coco") == plain
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_mmpose_writes_a_file_per_picture(
+    truth: Path, records: list[dict], stored: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, nested: bool
+):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    names = {image["id"]: Path(image["file_name"]).stem for image in json.loads(truth.read_text())["images"]}
+    for image, name in names.items():
+        people = [as_mmpose(record) for record in records if record["image_id"] == image]
+        content = {"meta_info": {}, "instance_info": people} if nested else people
+        (folder / f"{'results_' if nested else ''}{name}.json").write_text(json.dumps(content))
+    rescored = stored([record | {"score": record["score"] * 0.75} for record in records])
+    plain = run(capsys, f"gt={truth}", f"dt={rescored}", "metric=coco")
+    assert run(capsys, f"gt={truth}", f"dt={folder}", "metric=coco") == plain
+
+
+def as_mmpose(record: dict) -> dict:
+    """Keypoint scores .5, 1 and, below mmpose's limit, .1: the mean of those above it is .75."""
+    xy = np.array(record["keypoints"]).reshape(-1, 3)[:, :2]
+    scores = np.full(len(xy), 0.1)
+    scores[:2] = 0.5, 1.0
+    return {
+        "keypoints": xy.tolist(),
+        "keypoint_scores": scores.tolist(),
+        "bbox": [[0, 0, 1, 1]],
+        "bbox_score": record["score"],
+    }
+
+
+def test_no_results_at_all_are_zeros(truth: Path, stored: Callable, tmp_path: Path, capsys: pytest.CaptureFixture):
+    run(capsys, f"gt={truth}", f"dt={stored([])}", "metric=coco", f"out={tmp_path / 'out.json'}")
+    assert set(json.loads((tmp_path / "out.json").read_text()).values()) == {0.0}
+
+
+def spoil(field: str, value: object) -> Callable[[list[dict]], list[dict]]:
+    def spoiled(records: list[dict]) -> list[dict]:
+        return [*records[:3], records[3] | {field: value}, *records[4:]]
+
+    return spoiled
+
+
+def without(field: str) -> Callable[[list[dict]], list[dict]]:
+    return lambda records: [*records[:3], {k: v for k, v in records[3].items() if k != field}]
+
+
+BAD = {
+    "unknown image": (spoil("image_id", 987654321), "record 3 is of image 987654321"),
+    "unknown file": (spoil("image_id", "nowhere.jpg"), "record 3 is of image 'nowhere.jpg'"),
+    "fewer keypoints": (spoil("keypoints", [1.0, 2.0, 1.0] * 14), "keypoints of record 3 has 42 numbers"),
+    "not a number": (spoil("keypoints", [float("nan")] * 51), "keypoints of record 3 is NaN or infinite"),
+    "infinite": (spoil("keypoints", [float("inf")] * 51), "keypoints of record 3 is NaN or infinite"),
+    "text": (spoil("keypoints", ["1"] * 51), "keypoints of record 3 holds something else than numbers"),
+    "null": (spoil("keypoints", None), "keypoints of record 3 holds something else than numbers"),
+    "nested": (spoil("keypoints", [[1, 2], [3]]), "keypoints of record 3 is not a plain list"),
+    "score as text": (spoil("score", "0.5"), "score of record 3 holds something else"),
+    "score NaN": (spoil("score", float("nan")), "score of record 3 is NaN"),
+    "no score": (without("score"), "record 3 has no score"),
+    "no keypoints": (without("keypoints"), "record 3 has no keypoints"),
+    "a number for a record": (lambda records: [*records[:3], 7], "record 3 is a number"),
+    "repeated id": (lambda records: [record | {"id": 5} for record in records], "record 1 has the id 5 of record 0"),
+    "an object": (lambda records: {"annotations": records}, "holds an object, expected a list"),
+    "cut off": (lambda records: json.dumps(records)[:-40], "is cut off or not JSON"),
+    "empty": (lambda records: "", "is cut off or not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_results_are_named(
+    case: str, truth: Path, records: list[dict], stored: Callable, capsys: pytest.CaptureFixture
+):
+    change, message = BAD[case]
+    path = stored(change(records))
+    error = fails(capsys, f"gt={truth}", f"dt={path}", "metric=coco")
+    assert message in error
+    assert str(path) in error
+
+
+def test_large_files_are_refused_before_they_fill_the_memory(
+    truth: Path, records: list[dict], stored: Callable, capsys: pytest.CaptureFixture
+):
+    error = fails(capsys, f"gt={truth}", f"dt={stored(records)}", "metric=coco", "largest=0.001")
+    assert "more than the 0.001 MB" in error
+
+
+def test_annotations_without_people_are_refused(
+    truth: Path, records: list[dict], stored: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    content = json.loads(truth.read_text()) | {"annotations": []}
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps(content))
+    error = fails(capsys, f"gt={empty}", f"dt={stored(records)}", "metric=coco")
+    assert "nobody counts in the evaluation" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gt=a", "dt=b"], "missing: metric="),
+        (["gt=a", "dt=b", "metric=pascal"], "metric=pascal is none of coco"),
+        (["gt=a", "dt=b", "metric=coco", "otu=c"], "'otu=c' is none of the arguments gt="),
+        (["gt=a", "dt=b", "metric=coco", "by=keypoint,colour"], "by=colour is none of"),
+        (["gt=a", "dt=b", "metric=coco", "largest=huge"], "largest=huge"),
+        (["gt=a", "dt=b", "metric=coco"], "annotation file a does not exist"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture):
+    assert message in fails(capsys, *arguments)
+
+
+def test_missing_results_are_named(truth: Path, capsys: pytest.CaptureFixture):
+    assert "results nowhere do not exist" in fails(capsys, f"gt={truth}", "dt=nowhere", "metric=coco")
+
+
+def test_help_is_the_text_at_the_top(capsys: pytest.CaptureFixture):
+    assert "gt=ANNOTATIONS" in run(capsys, "--help")
+
+
+def test_crowdpose_of_real_annotations(tmp_path: Path, capsys: pytest.CaptureFixture):
+    truth = shared_data("crowdpose") / "annotations/crowdpose_val.json"
+    with np.load(fixture_path("metrics/crowdpose/full.npz")) as found:
+        values = np.concatenate([found["xy"], np.ones_like(found["xy"][..., :1])], 2).astype(float)
+        rows = zip(
+            found["image_id"].tolist(), values.reshape(len(values), -1).tolist(), found["score"].tolist(), strict=True
+        )
+        records = [{"image_id": image, "keypoints": keypoints, "score": score} for image, keypoints, score in rows]
+    results, out = tmp_path / "results.json", tmp_path / "out.json"
+    results.write_text(json.dumps(records))
+    run(capsys, f"gt={truth}", f"dt={results}", "metric=crowdpose", f"out={out}")
+    expected = json.loads(fixture_path("metrics/crowdpose/expected.json").read_text())["full"]["expected"]
+    numbers = json.loads(out.read_text())
+    for name, value in expected.items():
+        assert numbers[name] == pytest.approx(value, abs=5e-5 + 1e-9 if name.startswith("AP_") else 1e-12)
+    run(capsys, f"gt={truth}", f"dt={results}", "metric=crowdpose", f"out={out}", "crowd_limits=paper")
+    by_paper = json.loads(out.read_text())
+    assert by_paper["AP_hard"] == numbers["AP_hard"]
+    assert by_paper["AP_easy"] != numbers["AP_easy"]
