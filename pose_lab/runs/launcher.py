@@ -25,6 +25,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -115,6 +116,8 @@ class ProcessLauncher(Launcher):
         if node is not None:
             for folder in _sweep_folders(jobs):
                 _report(folder, node, screen)
+                if any(not job.skipped for job in jobs):
+                    _log_figure(folder, configs[0], screen)
         self._leave(sweep, screen)
         return [_completed(cfg, overrides) for cfg, overrides in zip(configs, job_overrides, strict=True)]
 
@@ -196,6 +199,19 @@ def _report(folder: Path, node: Mapping[str, Any], screen: Console) -> None:
         screen.print(f"No report: {error}", soft_wrap=True, markup=False)
     else:
         screen.print(f"Report: {files[0]} (also {', '.join(file.suffix for file in files[1:])})", soft_wrap=True)
+
+
+def _log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
+    """Sends the sweep's figure to where its runs are logged."""
+    figure = folder / "report.png"
+    logs = instantiate(cfg.logger) if "logger" in cfg else None
+    if logs is None or not figure.exists():
+        return
+    tags = (cfg.scale, cfg.data.name)
+    try:
+        screen.print(logs.log_figure(figure, folder, f"{cfg.name}-{folder.name}", cfg.name, tags), soft_wrap=True)
+    except OSError as error:
+        screen.print(f"The figure was not logged: {error}", soft_wrap=True, markup=False)
 
 
 def _join_hydra_plugins() -> None:

@@ -30,7 +30,14 @@ from pose_lab.runs.wandb import Wandb
 
 def fingerprint(cfg: DictConfig) -> str:
     """A hash of the data's content, as run identities need it."""
+    _check_complete(cfg)
     return build(cfg.data).fingerprint()
+
+
+def _check_complete(cfg: DictConfig) -> None:
+    missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra."))
+    if missing:
+        raise ValueError(f"no value for {', '.join(missing)}: give it on the command line, {missing[0]}=VALUE")
 
 
 def build(node: DictConfig, labels: tuple[str, ...] = ()) -> Any:
@@ -58,6 +65,7 @@ def train(cfg: DictConfig) -> RunFolder:
         ValueError, OSError: what was given is wrong; the message says what and where.
     """
     _quiet()
+    _check_complete(cfg)
     if cfg.machine.threads:
         torch.set_num_threads(cfg.machine.threads)
     data: PoseDataModule = build(cfg.data)
