@@ -1,7 +1,7 @@
 """Where the fixtures lie.
 
 Small numeric fixtures are in `tests/fixtures`. Larger ones and real pictures are never committed: they are read from a
-folder `shared` beside the checkout (or from `POSE_LAB_SHARED`), and tests that need them are skipped where it is absent.
+folder `shared` beside the checkout (or from `POSE_LAB_SHARED`), and tests that need them are skipped elsewhere.
 """
 
 import os
