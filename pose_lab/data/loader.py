@@ -133,6 +133,13 @@ class EpochLoader:
             yield batch
         self.sampler.set_epoch(self.sampler.epoch + self.sampler.shuffle)
 
+    def close(self) -> None:
+        """Stop the worker processes; left to the garbage collector, each may take seconds."""
+        iterator = self.loader._iterator
+        if iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self.loader._iterator = None
+
     def state_dict(self) -> dict[str, int]:
         """Where the next batch stands: the epoch and the number of batches already given in it."""
         return {"epoch": self.sampler.epoch, "position": self.sampler.position}

@@ -112,6 +112,7 @@ class PoseDataModule(lightning.LightningDataModule):
         self.workers, self.seed = workers, seed
         self._indexed: dict[str, Annotations] = {}
         self._rows: dict[str, NDArray[np.int64]] = {}
+        self._loaders: list[EpochLoader] = []
 
     def prepare_data(self) -> None:
         """Index both annotation files (once per machine; a second call only opens the index).
@@ -137,6 +138,11 @@ class PoseDataModule(lightning.LightningDataModule):
             if name not in self._rows:
                 self._indexed[name] = reading.load_annotations(self.annotation_file(name), self.rules, self.cache)
                 self._rows[name] = self._usable(name, split.selection(self._indexed[name]))
+
+    def teardown(self, stage: str) -> None:
+        """Stop the loaders' worker processes."""
+        while self._loaders:
+            self._loaders.pop().close()
 
     @property
     def train_annotations(self) -> Annotations:
@@ -198,7 +204,8 @@ class PoseDataModule(lightning.LightningDataModule):
     def _loader(self, name: str, view: View, sampler: EpochSampler) -> EpochLoader:
         folder = self.root / self.splits[name].images
         samples = Samples(self._indexed[name], folder, self.skeleton, view, self._rows[name])
-        return EpochLoader(samples, sampler, self.workers)
+        self._loaders.append(EpochLoader(samples, sampler, self.workers))
+        return self._loaders[-1]
 
     def _used(self, name: str) -> Annotations:
         whole, rows = self._indexed[name], self._rows[name]
