@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pose_lab.data.annotations import ReadingRules, fingerprint, load_annotations, select, with_people
-from pose_lab.poses import Annotations
 from pose_lab.skeletons import COCO, CROWDPOSE
 from tests.conftest import shared_data
 
@@ -16,7 +15,7 @@ RULES = ReadingRules(COCO)
 def person(n, image, labelled=2, **changes):
     keypoints = [[10 + k, 20 + k, 2] for k in range(labelled)] + [[0, 0, 0]] * (len(COCO) - labelled)
     record = {"id": n, "image_id": image, "bbox": [1, 2, 30, 40], "area": 600, "iscrowd": 0}
-    return record | {"keypoints": sum(keypoints, [])} | changes
+    return record | {"keypoints": np.ravel(keypoints).tolist()} | changes
 
 
 def content():
@@ -91,10 +90,9 @@ def test_selecting_images(write):
     assert selected.instance_ids.tolist() == [1, 4]
 
 
-def test_crowdpose_counts_and_measures_as_its_authors():
+def test_crowdpose_counts_and_measures_as_its_authors(tmp_path):
     path = shared_data("crowdpose") / "annotations" / "crowdpose_val.json"
-    cache = pytest.importorskip("tempfile").mkdtemp()
-    annotations = load_annotations(path, ReadingRules(CROWDPOSE, area_factor=0.53), _as_path(cache))
+    annotations = load_annotations(path, ReadingRules(CROWDPOSE, area_factor=0.53), tmp_path)
     raw = json.loads(path.read_text())
     records = {record["id"]: record for record in raw["annotations"]}
     own = [records[n] for n in annotations.instance_ids.tolist()]
@@ -105,21 +103,13 @@ def test_crowdpose_counts_and_measures_as_its_authors():
     assert int(annotations.ignore.sum()) == 106
 
 
-def _as_path(folder):
-    from pathlib import Path
-
-    return Path(folder)
-
-
-def test_real_coco_file():
+def test_real_coco_file(tmp_path):
     path = shared_data("coco_mini") / "annotations" / "person_keypoints_train2017.json"
-    cache = _as_path(pytest.importorskip("tempfile").mkdtemp())
-    annotations = load_annotations(path, RULES, cache)
+    annotations = load_annotations(path, RULES, tmp_path)
     assert (len(annotations.image_ids), len(annotations.instance_ids)) == (80, 172)
     assert int((annotations.num_keypoints > 0).sum()) == 86
     assert len(with_people(annotations)) <= 36
     assert np.isnan(annotations.crowd_index).all()
-    assert isinstance(annotations, Annotations)
 
 
 def with_annotation(**changes):
@@ -147,9 +137,12 @@ def without(field):
         (with_annotation(bbox=[1, float("nan"), 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
         (with_annotation(bbox=[1, None, 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
         (with_annotation(bbox=[1, 2]), "without a box of four numbers"),
-        (with_annotation(keypoints=[1, 2, 2] * 14), r"with 14 keypoints \(skeleton coco, `data.skeleton`, has 17\)"),
-        (with_annotation(keypoints=[float("nan"), 2, 2] * 17), "labelled keypoints are not finite"),
-        (with_annotation(keypoints=[1, 2, 3] * 17), "visibility is not 0, 1 or 2"),
+        (
+            with_annotation(keypoints=[1, 2, 2] * len(CROWDPOSE)),
+            r"with 14 keypoints \(skeleton coco, `data.skeleton`, has 17\)",
+        ),
+        (with_annotation(keypoints=[float("nan"), 2, 2] * len(COCO)), "labelled keypoints are not finite"),
+        (with_annotation(keypoints=[1, 2, 3] * len(COCO)), "visibility is not 0, 1 or 2"),
         (with_annotation(image_id=1234), "1 annotations of an image that is not in the list"),
         (with_annotation(id=2), r"1 annotations with an id that occurred before \(ids 2\)"),
         (with_annotation(area="large"), "area is not finite"),

@@ -1,3 +1,5 @@
+import pickle
+
 import lightning
 import numpy as np
 import pytest
@@ -16,10 +18,14 @@ def shown(sampler):
     return [key.images.tolist() for key in sampler]
 
 
+def flat(lists):
+    return [item for items in lists for item in items]
+
+
 def test_an_epoch_shows_every_picture_once_in_an_order_of_its_own():
     sampler = EpochSampler(23, 4, seed=1, shuffle=True)
     first = shown(sampler)
-    assert sorted(sum(first, [])) == list(range(23))
+    assert sorted(flat(first)) == list(range(23))
     assert first == shown(sampler)
     sampler.set_epoch(1)
     assert shown(sampler) != first
@@ -31,7 +37,7 @@ def test_an_epoch_shows_every_picture_once_in_an_order_of_its_own():
 def test_processes_train_on_parts_of_the_same_batches(count, world_size):
     shards = [EpochSampler(count, 2, 0, True, rank=rank, world_size=world_size) for rank in range(world_size)]
     single = shown(EpochSampler(count, 2 * world_size, 0, True))
-    together = [sum(parts, []) for parts in zip(*map(shown, shards), strict=True)]
+    together = [flat(parts) for parts in zip(*map(shown, shards), strict=True)]
     assert together[:-1] == single[:-1]
     assert together[-1][: len(single[-1])] == single[-1]  # filled up to equal parts
     assert {len(shard) for shard in shards} == {len(single)}
@@ -45,7 +51,7 @@ def test_dropping_the_last_batch():
 def test_evaluation_shows_every_picture_once_over_all_processes(count, size, world_size):
     shards = [shown(EpochSampler(count, size, rank=rank, world_size=world_size)) for rank in range(world_size)]
     assert all(shards)
-    assert sorted(sum(sum(shards, []), [])) == list(range(count))
+    assert sorted(flat(flat(shards))) == list(range(count))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
@@ -114,10 +120,8 @@ def test_state_is_plain_and_restores_the_position(scene_root, tmp_path):
 
 
 def test_workers_open_the_index_themselves_when_not_forked(scene_root, tmp_path):
-    import pickle
-
     samples = data_module(scene_root, tmp_path).train_dataloader().samples
-    copy = pickle.loads(pickle.dumps(samples))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(samples))
     assert isinstance(copy.annotations.keypoints, np.memmap)
     assert np.array_equal(copy.annotations.keypoints, samples.annotations.keypoints)
 
@@ -127,8 +131,10 @@ def test_a_bad_picture_is_named_without_a_worker_s_stack_trace(tmp_path, workers
     root = write_scene(tmp_path / "root")
     bad = root / "pictures" / "3.png"
     bad.write_bytes(bad.read_bytes()[:-50])
-    loader = data_module(root, tmp_path / "cache", workers=workers).train_dataloader()
+    module = data_module(root, tmp_path / "cache", workers=workers)
+    loader = module.train_dataloader()
     with pytest.raises(BadImageError) as caught:
         list(loader)
     assert str(caught.value).startswith(f"{bad}: is cut off")
     assert "Traceback" not in str(caught.value)
+    module.teardown("fit")

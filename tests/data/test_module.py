@@ -1,0 +1,112 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from pose_lab.data.images import BadImageError
+from pose_lab.data.module import Split
+from pose_lab.ops import warps
+from tests.conftest import shared_data
+from tests.data.scenes import data_module, read_annotations, write_annotations, write_scene
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_scene(tmp_path / "root")
+
+
+def test_missing_root_says_what_is_expected_and_found(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        data_module(tmp_path / "nowhere", tmp_path / "cache")
+    message = str(caught.value)
+    assert "Expected there: annotations/people.json (file), pictures (folder)" in message
+    assert "Found there: no such folder" in message
+
+
+def test_incomplete_root_says_what_is_missing(root, tmp_path):
+    (root / "annotations" / "people.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"Missing: annotations/people\.json\. Found there: annotations/, pictures/"
+    ):
+        data_module(root, tmp_path / "cache")
+
+
+def test_missing_images_are_counted_and_named_before_training(root, tmp_path):
+    (root / "pictures" / "2.png").unlink()
+    (root / "pictures" / "4.png").unlink()
+    with pytest.raises(BadImageError, match=r"2 of 6 images are unusable: 2\.png is missing; 4\.png is missing"):
+        data_module(root, tmp_path / "cache")
+
+
+def test_bad_images_can_be_left_out_and_are_reported(root, tmp_path, caplog):
+    (root / "pictures" / "2.png").unlink()
+    (root / "pictures" / "3.png").write_bytes(b"<html>")
+    cut_off = root / "pictures" / "5.png"
+    cut_off.write_bytes(cut_off.read_bytes()[:-40])
+    with caplog.at_level(logging.WARNING):
+        module = data_module(root, tmp_path / "cache", bad_images="skip")
+    assert "3 of 6 images are unusable" in caplog.text
+    assert all(name in caplog.text for name in ("2.png is missing", "3.png is not an image", "5.png is cut off"))
+    assert module.val_annotations.image_ids.tolist() == [100, 101, 104]
+    shown = torch.cat([batch.image_ids for batch in module.val_dataloader()])
+    assert shown.tolist() == [100, 101, 104]
+    trained = torch.cat([batch.image_ids for batch in module.train_dataloader()])
+    assert sorted(trained.tolist()) == [100, 101, 104]
+
+
+def test_nothing_left(root, tmp_path):
+    values = read_annotations(root)
+    write_annotations(root, {"images": values["images"], "annotations": []})
+    with pytest.raises(ValueError, match="no picture is left in the train split"):
+        data_module(root, tmp_path / "cache", train=Split("people.json", "pictures", people_only=True))
+
+
+def test_people_only_and_limit_choose_pictures(root, tmp_path):
+    values = read_annotations(root)
+    write_annotations(root, values | {"annotations": values["annotations"][2:]})
+    split = Split("people.json", "pictures", people_only=True, limit=3)
+    module = data_module(root, tmp_path / "cache", train=split, val=split)
+    assert module.train_annotations.image_ids.tolist() == [102, 103, 104]
+    assert module.val_annotations.image_index.tolist() == [0, 1, 2]
+    whole = data_module(root, tmp_path / "cache")
+    assert module.fingerprint() != whole.fingerprint()
+    assert "train 3 pictures" in module.describe()
+
+
+def test_too_few_pictures_for_a_batch(root, tmp_path):
+    module = data_module(root, tmp_path / "cache", batch_size=7, drop_last=True)
+    with pytest.raises(ValueError, match="6 training pictures do not fill one batch of 7"):
+        module.train_dataloader()
+
+
+@pytest.mark.parametrize("field", ["bad_records", "bad_images"])
+def test_unknown_policy(root, tmp_path, field):
+    with pytest.raises(ValueError, match=rf"data\.{field} must be `error` or `skip`, but it is 'ignore'"):
+        data_module(root, tmp_path / "cache", **{field: "ignore"})
+
+
+@pytest.mark.parametrize("stride", [None, 32])
+def test_evaluation_shows_whole_pictures_and_maps_back(root, tmp_path, stride):
+    module = data_module(root, tmp_path / "cache", val_stride=stride)
+    annotations, seen = module.val_annotations, []
+    for batch in module.val_dataloader():
+        assert not stride or all(side % stride == 0 for side in batch.images.shape[2:])
+        rows = torch.from_numpy(np.searchsorted(annotations.image_ids, batch.image_ids.numpy()))
+        original = torch.from_numpy(np.array(annotations.keypoints))[rows].double()
+        mapped = warps.apply_to_points(batch.to_input, original[..., :2])
+        torch.testing.assert_close(batch.instances.keypoints[..., :2].double(), mapped, atol=1e-4, rtol=0)
+        assert batch.instances.keypoints[..., 2].eq(2).all()
+        assert torch.equal(batch.sizes, torch.from_numpy(np.array(annotations.sizes))[rows].long())
+        seen += batch.image_ids.tolist()
+    assert sorted(seen) == annotations.image_ids.tolist()
+
+
+def test_real_photographs(tmp_path):
+    root = shared_data("coco_mini")
+    train = Split("person_keypoints_train2017.json", "train2017")
+    val = Split("person_keypoints_val2017.json", "val2017")
+    module = data_module(root, tmp_path, train=train, val=val, batch_size=16, val_batch_size=16, val_stride=32)
+    people = sum(len(batch.instances) for batch in module.val_dataloader())
+    assert people == 80
+    assert sum(len(batch) for batch in module.train_dataloader()) == 80
