@@ -137,7 +137,7 @@ def without(field):
         (with_annotation(bbox=[1, float("nan"), 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
         (with_annotation(bbox=[1, None, 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
         (with_annotation(bbox=[1, 2]), "without a box of four numbers"),
-        (
+        (with_annotation(keypoints=[1, 2, 2] * len(CROWDPOSE)), r"14 keypoints \(skeleton coco, `data.skeleton`, has 17\)"),
             with_annotation(keypoints=[1, 2, 2] * len(CROWDPOSE)),
             r"with 14 keypoints \(skeleton coco, `data.skeleton`, has 17\)",
         ),
