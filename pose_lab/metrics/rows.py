@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,9 @@ class RowMetric(Metric):
         self.values.append(values.double())
 
     def rows(self) -> Tensor:
-        """(n, *shape) float64 on the CPU, each person once, by rising id."""
-        ids, values = joined(self.ids), joined(self.values)
+        """(n, *shape) float64 on the CPU, each person once, by rising id; of all processes, so all must call it."""
+        with gathered(self):
+            ids, values = joined(self.ids), joined(self.values)
         _, first = np.unique(ids.numpy(), return_index=True)
         return values[torch.from_numpy(first)]
 
@@ -54,6 +56,11 @@ class RowMetric(Metric):
         """Rows of the right shape and type, so that a process without samples can take part in the gathering."""
         self.ids.append(torch.empty(0, dtype=torch.int64, device=self.device))
         self.values.append(torch.empty(0, *self.shape, dtype=torch.float64, device=self.device))
+
+
+def gathered(metric: Metric) -> AbstractContextManager[Any]:
+    """Inside it a metric's states are those of all processes, within `compute` and without."""
+    return metric.sync_context(should_sync=not metric._is_synced, should_unsync=not metric._is_synced)
 
 
 def joined(state: list[Tensor] | Tensor) -> Tensor:

@@ -11,9 +11,11 @@ import torch.multiprocessing as mp
 
 from pose_lab.metrics.joints import MeanError
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
+from pose_lab.metrics.tracking import PoseTracking
 from pose_lab.skeletons import COCO
 from tests.metrics.official import predictions_from
 from tests.metrics.test_oks_ap import small_case
+from tests.metrics.test_tracking import NAMES, load, rows_of
 
 # Which images (of 25) each process is given, batch by batch: unequal counts, none at all, repeated ones, no update.
 DIVISIONS = {
@@ -33,7 +35,7 @@ def numbers_of(batches: list[range]) -> torch.Tensor:
         images = truth.image_ids[np.array(batch, dtype=np.int64)]
         rows = np.isin(ids, images)
         metric.update(predictions_from(images, ids[rows], xy[rows], scores[rows]), torch.from_numpy(images))
-    numbers = [*metric.compute().values(), error_of(batches)]
+    numbers = [*metric.compute().values(), error_of(batches), tracking_of(batches)]
     assert len(metric.matches().scores) > 0  # of all processes, on every process
     return torch.stack(numbers)
 
@@ -44,7 +46,19 @@ def error_of(batches: list[range]) -> torch.Tensor:
         ids = torch.tensor(list(batch), dtype=torch.int64)
         found = ids[:, None, None].expand(-1, len(COCO), 2) / 3
         metric.update(found, torch.zeros_like(found), torch.ones(found.shape[:2], dtype=torch.bool), 2**40 + ids)
-    return metric.compute()["EPE"]
+    error = metric.compute()["EPE"]
+    assert len(metric.rows()) == 25  # of all processes, also outside compute
+    return error
+
+
+def tracking_of(batches: list[range]) -> torch.Tensor:
+    frames, truth, found = load("crowd")
+    metric = PoseTracking(NAMES)
+    for batch in (np.array(batch, dtype=np.int64) for batch in batches):
+        chosen = np.flatnonzero(np.isin(np.arange(len(frames)), batch))
+        if len(chosen):
+            metric.update(frames[chosen], *(rows_of(side, chosen) for side in (truth, found)))
+    return metric.compute()["MOTA"]
 
 
 def work(rank: int, world: int, folder: str) -> None:
