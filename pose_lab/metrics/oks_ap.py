@@ -171,7 +171,7 @@ class OKSAveragePrecision(Metric):
         self._matches = self._match()
         numbers = self.numbers()
         for name, images in self.difficulty_sets():
-            numbers[f"AP_{name}"] = _mean(self.curves(images).precision[0])
+            numbers[f"AP_{name}"] = _mean(self.curves(images, slice(1)).precision)
         return {name: number.to(self.device) for name, number in numbers.items()}
 
     def matches(self) -> Matches:
@@ -194,18 +194,23 @@ class OKSAveragePrecision(Metric):
         """
         return _coco_numbers(self.curves(images))
 
-    def curves(self, images: NDArray[np.bool_] | None = None) -> Curves:
-        """Precision over recall of the evaluated images, or of those of them that the mask `images` (I,) selects.
+    def curves(self, images: NDArray[np.bool_] | None = None, ranges: slice = slice(None)) -> Curves:
+        """Precision over recall, of some of the size ranges (all, medium, large) if asked.
+
+        Args:
+            images: (I,) selects from the evaluated images; None takes all.
+            ranges: which size ranges.
 
         Raises:
             RuntimeError: before `compute`.
         """
-        matches, people = self.matches(), self.matches().counted
-        scores, matched, ignored = matches.scores, matches.matched, matches.ignored
+        matches = self.matches()
+        scores, matched, ignored = matches.scores, matches.matched[ranges], matches.ignored[ranges]
+        people = matches.counted[ranges]
         if images is not None:
-            rows = torch.from_numpy(images)[matches.image_index]
-            scores, matched, ignored = scores[rows], matched[..., rows], ignored[..., rows]
-            people = people[:, torch.from_numpy(images[self.annotations.image_index])]
+            rows = torch.from_numpy(images)[matches.image_index].nonzero().squeeze(1)
+            scores, matched, ignored = scores[rows], matched.index_select(2, rows), ignored.index_select(2, rows)
+            people = people & torch.from_numpy(images[self.annotations.image_index])
         return precision_over_recall(scores, matched, ignored, people.sum(1), torch.from_numpy(RECALLS))
 
     def difficulty_sets(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
