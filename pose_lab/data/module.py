@@ -63,7 +63,7 @@ class PoseDataModule(lightning.LightningDataModule):
         val: the split that is evaluated.
         area_factor: area of a person = this times the area of the box; None takes the annotated area.
         image_size: side of the square network input, or its (height, width).
-        batch_size: training pictures per process.
+        batch_size: training pictures per step, over all processes: their number does not change a recipe.
         val_batch_size: evaluation pictures per process.
         augment: random changes of training pictures.
         val_stride: None evaluates in the frame of `image_size`; a number in the smallest multiples of it that hold a
@@ -174,10 +174,13 @@ class PoseDataModule(lightning.LightningDataModule):
         rank, world_size = self._place_among_processes()
         view = View(self.frame, self.pad_value, self.seed, self.augment)
         count = len(self._rows["train"])
-        sampler = EpochSampler(count, self.batch_size, self.seed, True, self.drop_last, rank, world_size)
+        if self.batch_size % world_size:
+            raise ValueError(f"data.batch_size {self.batch_size} cannot be shared evenly by {world_size} processes")
+        share = self.batch_size // world_size
+        sampler = EpochSampler(count, share, self.seed, True, self.drop_last, rank, world_size)
         if len(sampler) == 0:
             raise ValueError(
-                f"{count} training pictures do not fill one batch of {self.batch_size} on {world_size} processes: "
+                f"{count} training pictures do not fill one batch of {self.batch_size}: "
                 "lower `data.batch_size` or set `data.drop_last: false`"
             )
         return self._loader("train", view, sampler)

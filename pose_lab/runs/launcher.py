@@ -26,7 +26,7 @@ from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import II, DictConfig, OmegaConf
 from rich.console import Console
 
 from pose_lab.runs.files import write_json, write_text
@@ -53,7 +53,7 @@ class ProcessesConf:
     """
 
     _target_: str = "hydra_plugins.pose_lab.ProcessLauncher"
-    parallel: int = 1
+    parallel: int = II("machine.parallel")
     retry_failed: bool = True
     grace_seconds: float = 60.0
     devices: list[str] = field(default_factory=list)
