@@ -25,8 +25,8 @@ from pose_lab.ops import warps
 
 _TILES = 4
 _MARGIN = 8  # pixels around what is visible of a source: keeps the rounding of edges from changing its scale
-_DRAWS = ("mosaic", "other_1", "other_2", "other_3", "centre_y", "centre_x", "zoom", "move_x", "move_y")
-_DRAWS += ("flip", "hue", "saturation", "value")
+_PLACING = ("mosaic", "other_1", "other_2", "other_3", "centre_y", "centre_x", "zoom", "move_x", "move_y")
+_DRAWS = (*_PLACING, "flip", "hue", "saturation", "value")
 
 
 @dataclass(frozen=True)

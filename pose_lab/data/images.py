@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -93,7 +94,7 @@ def _shrunk(picture: Picture, shrink: int) -> Picture:
     height, width = _expected(picture.shape[:2], shrink)
     below, right = height * shrink - picture.shape[0], width * shrink - picture.shape[1]
     whole = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE)
-    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+    return cast(Picture, cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def _expected(size: tuple[int, ...], shrink: int) -> tuple[int, int]:
@@ -111,9 +112,9 @@ def _decoded(data: bytes, expected: tuple[int, int], reduced: int) -> Picture | 
 
 def _rgb(buffer: NDArray[np.uint8], flags: int) -> Picture | None:
     if hasattr(cv2, "IMREAD_COLOR_RGB"):  # OpenCV 4.11 and later
-        return cv2.imdecode(buffer, flags & ~cv2.IMREAD_COLOR | cv2.IMREAD_COLOR_RGB)
+        return cast(Picture | None, cv2.imdecode(buffer, flags & ~cv2.IMREAD_COLOR | cv2.IMREAD_COLOR_RGB))
     picture = cv2.imdecode(buffer, flags | cv2.IMREAD_COLOR)
-    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return None if picture is None else cast(Picture, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
 
 
 def draw(
@@ -147,14 +148,16 @@ def resized(picture: Picture, size: tuple[int, int], average: bool) -> Picture:
     """Resize to (height, width); `average` takes area means when shrinking, otherwise it is linear."""
     shrinks = size[0] < picture.shape[0] or size[1] < picture.shape[1]
     method = cv2.INTER_AREA if average and shrinks else cv2.INTER_LINEAR
-    return picture if picture.shape[:2] == size else cv2.resize(picture, size[::-1], interpolation=method)
+    if picture.shape[:2] == size:
+        return picture
+    return cast(Picture, cv2.resize(picture, size[::-1], interpolation=method))
 
 
 def recoloured(picture: Picture, gains: NDArray[np.float64]) -> Picture:
     """Multiply hue (modulo a full turn), saturation and value by three gains."""
     hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
     hsv = cv2.transform(hsv, np.diag(gains).astype(np.float32))
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv)
+    return cast(Picture, cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv))
 
 
 def recoloured_grey(level: int, gains: NDArray[np.float64] | None) -> int:

@@ -113,7 +113,7 @@ class EpochLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=prepare_worker,
-            collate_fn=_unchanged,
+            collate_fn=_unchanged,  # type: ignore[arg-type]
             pin_memory=torch.cuda.is_available(),
         )
 

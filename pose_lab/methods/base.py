@@ -75,7 +75,7 @@ class PoseMethod(LightningModule):
         # DDP averages gradients over processes: a sum over the global batch needs their number back
         return total * len(batch) * self.trainer.world_size if self.sum_over_batch else total
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:  # type: ignore[override]
         """Finds people and counts them into the metric; the result is for callbacks that draw or write it."""
         predictions = self.predict(batch)
         assert self.metric is not None

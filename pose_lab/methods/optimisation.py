@@ -158,7 +158,7 @@ class Optimisation:
         ]
         options = {key: value for key, value in self.options.items() if value is not None}
         try:
-            return kind([group for group in groups if group["params"]], lr=self.lr, **options)
+            return kind([group for group in groups if group["params"]], lr=self.lr, **options)  # type: ignore[call-arg]
         except TypeError as error:
             raise ValueError(f"optimisation.options do not fit torch.optim.{self.optimiser}: {error}") from error
 

@@ -75,7 +75,7 @@ def train(cfg: DictConfig) -> RunFolder:
         print(f"finished before: {folder.path} (delete the folder to train again)", flush=True)
         return folder
     # the other processes of a multi-device run work under the first one's lock
-    life = folder.training() if rank_zero_only.rank == 0 else nullcontext()
+    life = folder.training() if _is_first_process() else nullcontext()
     try:
         with life:
             _train(cfg, data, folder, identity(cfg, content))
@@ -85,7 +85,7 @@ def train(cfg: DictConfig) -> RunFolder:
 
 
 def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str) -> None:
-    if rank_zero_only.rank == 0:
+    if _is_first_process():
         folder.write_config(cfg)
     data.prepare_data()
     data.setup("fit")
@@ -110,6 +110,10 @@ def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str
         numbers = _evaluate(cfg, trainer, method, data, folder)
         if trainer.is_global_zero:
             folder.write_metrics({**numbers, "seconds": round(checkpoints.trained_seconds, 1)})
+
+
+def _is_first_process() -> bool:
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 def _fit(
