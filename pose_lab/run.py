@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import tempfile
 import traceback
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -30,9 +31,9 @@ def main(cfg: DictConfig) -> None:
         print(f"\n{stop}", flush=True)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
-        if os.environ.get("POSE_LAB_TRACEBACK"):
-            traceback.print_exc()
-        print(f"\nerror: {error}\n(POSE_LAB_TRACEBACK=1 shows where it was raised)", file=sys.stderr, flush=True)
+        trace = Path(tempfile.mkstemp(prefix="pose_lab-", suffix=".txt")[1])
+        trace.write_text(traceback.format_exc())
+        print(f"\nerror: {error}\n(where it was raised: {trace})", file=sys.stderr, flush=True)
         sys.exit(1)
 
 

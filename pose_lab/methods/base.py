@@ -72,8 +72,10 @@ class PoseMethod(LightningModule):
         total = cast(Tensor, sum(losses.values()))
         logged = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict({**logged, "train/loss": total.detach()}, on_step=True, on_epoch=True, batch_size=len(batch))
-        # DDP averages gradients over processes: a sum over the global batch needs their number back
-        return total * len(batch) * self.trainer.world_size if self.sum_over_batch else total
+        if not self.sum_over_batch:
+            return total
+        # DDP averages gradients over processes, Lightning over accumulated batches: a sum needs both numbers back
+        return total * len(batch) * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:  # type: ignore[override]
         """Finds people and counts them into the metric; the result is for callbacks that draw or write it."""
@@ -113,7 +115,9 @@ class PoseMethod(LightningModule):
         step = trainer.current_epoch * per_epoch + batch_idx
         optimiser = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
         lr = self.optimisation.set_position(optimiser, step, per_epoch, cast(int, trainer.max_epochs))
-        trainer.accumulate_grad_batches = self.optimisation.accumulate(self._global_batch, step, per_epoch)
+        accumulate = self.optimisation.accumulate(self._global_batch, step, per_epoch)
+        if batch_idx % accumulate == 0 == batch_idx % trainer.accumulate_grad_batches:  # between two optimiser steps
+            trainer.accumulate_grad_batches = accumulate
         self.log("train/lr", lr)
 
     @property

@@ -24,7 +24,7 @@ from torch import Tensor
 from pose_lab.runs.files import write_file
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class InterruptedRun(Exception):  # noqa: N818 - nothing went wrong
@@ -36,7 +36,12 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Saves, or leaves what was there."""
-        write_file(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+        def fill(temporary: Path) -> None:
+            with open(temporary, "wb") as file:  # given a path, torch hides that the disk is full
+                torch.save(checkpoint, file)
+
+        write_file(Path(path), fill)
 
 
 class Checkpoints(Checkpoint):
@@ -67,6 +72,7 @@ class Checkpoints(Checkpoint):
         self.trained_before = 0.0
         self.stop: int | None = None
         self._random: dict[str, Any] | None = None
+        self._training = False
         self._started = self._saved = time.monotonic()
 
     @property
@@ -84,7 +90,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Saves when it is time or when a signal came; the end of an epoch is left to its own hook."""
         stop = self._asked_to_stop(trainer)
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0  # gradients are in no checkpoint
+        if accumulating or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         if stop or trainer.strategy.reduce_boolean_decision(time.monotonic() - self._saved > self.seconds, all=False):
             self._save(trainer)
@@ -97,14 +104,15 @@ class Checkpoints(Checkpoint):
         better = score is not None and score > self.best
         if score is not None and better:
             self.best = score
+            trainer.save_checkpoint(self.folder / BEST)  # before the one that knows of it
         self._save(trainer)
-        if better:
-            trainer.save_checkpoint(self.folder / BEST)
         if self._asked_to_stop(trainer) and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             raise InterruptedRun(self._reason())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Goes on with the random state of the checkpoint."""
+        """Goes on with the random state of the checkpoint; takes the signals back that Lightning has taken."""
+        self._training = True
+        self._listen()
         if self._random is not None:
             _set_random_state(self._random)
             self._random = None
@@ -120,18 +128,8 @@ class Checkpoints(Checkpoint):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes them back.
-
-        Raises:
-            ValueError: the checkpoint belongs to a run with another config; the message names the keys that differ.
-        """
-        stored = checkpoint.get("pose_lab", {})
-        if stored.get("identity") != self.identity:
-            differing = ", ".join(differing_keys(stored.get("config", {}), self.config)[:8]) or "the data"
-            raise ValueError(
-                f"the checkpoints in {self.folder} belong to a run with another config (different: {differing}): "
-                "move them away to train anew, or start with the config that they were made with"
-            )
+        """Takes them back."""
+        stored = checkpoint["pose_lab"]
         self._random = stored["random"]
         self.trained_before = stored["trained_seconds"]
         self.best = stored["best"]
@@ -162,31 +160,60 @@ class Checkpoints(Checkpoint):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While training, signals only ask to stop after the current batch; a second Ctrl-C stops at once."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.stop == signal.SIGINT == number:
-                raise InterruptedRun("stopped at once; the last checkpoint stays as it was")
-            self.stop = number
-
-        before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
+        """While training, signals only ask to stop after the current step; a second Ctrl-C stops at once."""
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self._listen()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is nothing to save."""
+        self._training = False
 
-def resumable(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint of a run, or None; says so when a damaged one has to be passed over."""
+    def _listen(self) -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        impatient = self.stop == signal.SIGINT == number
+        self.stop = number
+        if impatient or not self._training:
+            raise InterruptedRun(f"stopped by {signal.Signals(number).name}; the last checkpoint stays as it was")
+
+
+def resumable(folder: Path, identity: str, config: Mapping[str, Any], say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint of a run, or None; says so when a damaged one has to be passed over.
+
+    Args:
+        folder: where the run's checkpoints lie.
+        identity: the run's hash.
+        config: its deciding config.
+        say: is told of damage.
+
+    Raises:
+        ValueError: the checkpoint belongs to a run with another config; the message names the keys that differ.
+    """
     for name in (LAST, PREVIOUS):
         path = folder / name
-        if not path.exists():
-            continue
-        if _is_whole(path):
+        if path.exists() and _is_whole(path):
+            _check_owner(path, identity, config)
             return path
-        say(f"{path} is damaged; going on from the checkpoint before it")
+        if path.exists():
+            say(f"{path} is damaged; going on from the checkpoint before it")
     return None
+
+
+def _check_owner(path: Path, identity: str, config: Mapping[str, Any]) -> None:
+    stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("pose_lab", {})
+    if stored.get("identity") != identity:
+        differing = ", ".join(differing_keys(stored.get("config", {}), config)[:8]) or "the data"
+        raise ValueError(
+            f"{path} belongs to a run with another config (different: {differing}): move the run's checkpoints away to "
+            "train anew, or start with the config that they were made with"
+        )
 
 
 def differing_keys(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

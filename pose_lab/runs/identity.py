@@ -26,6 +26,7 @@ UNDECISIVE: dict[str, str] = {
     "name": "the experiment that asked for the run; it chooses the folder of the sweep",
     "data.root": "where the data lie; their content enters by its fingerprint",
     "data.cache": "where indices and synthetic pictures are kept",
+    "training.log_every": "how often the run tells of itself",
     "data.workers": "how many processes load; samples do not depend on it",
 }
 

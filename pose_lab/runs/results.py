@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from pose_lab.poses import Batch, Predictions
 from pose_lab.runs.files import write_text
@@ -37,14 +38,14 @@ class PredictionsFile(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the predictions of a batch."""
-        if not trainer.validating:
+        if trainer.state.fn is not TrainerFn.VALIDATING:
             return
         shift = trainer.datamodule.val_annotations.pixel_shift  # type: ignore[attr-defined]
         self._rows += coco_results(outputs.to("cpu"), batch.image_ids.cpu(), shift, self.digits)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes all pictures of all processes, each once."""
-        if not trainer.validating:
+        if trainer.state.fn is not TrainerFn.VALIDATING:
             return
         rows = self._rows
         if trainer.world_size > 1:

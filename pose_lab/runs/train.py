@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import platform
+import subprocess
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import lightning
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -17,15 +19,18 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+import pose_lab
 from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
-from pose_lab.runs.checkpoints import BEST, Checkpoints, InterruptedRun, WholeCheckpoints, resumable
+from pose_lab.runs.checkpoints import BEST, LAST, Checkpoints, InterruptedRun, WholeCheckpoints, resumable
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.identity import deciding, identity, resolved, run_folder
 from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
 from pose_lab.runs.wandb import Wandb
+
+_FILES = {"last": LAST, "best": BEST}  # of `training.evaluate`
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -54,7 +59,10 @@ def build(node: DictConfig, labels: tuple[str, ...] = ()) -> Any:
     try:
         return instantiate({key: value for key, value in content.items() if key not in labels}, _convert_="all")
     except InstantiationException as error:
-        raise (error.__cause__ or error) from None
+        cause = error.__cause__ or error
+        if isinstance(cause, TypeError):  # an argument too many or too few
+            raise ValueError(f"{content.get('_target_')}: {cause}") from error
+        raise cause from None
 
 
 def train(cfg: DictConfig) -> RunFolder:
@@ -66,6 +74,8 @@ def train(cfg: DictConfig) -> RunFolder:
     """
     _quiet()
     _check_complete(cfg)
+    if cfg.training.evaluate not in _FILES:
+        raise ValueError(f"training.evaluate is {cfg.training.evaluate!r}; there are: {', '.join(_FILES)}")
     if cfg.machine.threads:
         torch.set_num_threads(cfg.machine.threads)
     data: PoseDataModule = build(cfg.data)
@@ -78,7 +88,8 @@ def train(cfg: DictConfig) -> RunFolder:
     life = folder.training() if _is_first_process() else nullcontext()
     try:
         with life:
-            _train(cfg, data, folder, identity(cfg, content))
+            if not folder.metrics():  # another process may have finished it while this one waited for the lock
+                _train(cfg, data, folder, identity(cfg, content))
     except KeyboardInterrupt as stop:
         raise InterruptedRun(str(stop)) from None
     return folder
@@ -92,38 +103,41 @@ def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str
     seed_everything(cfg.seed, verbose=False)
     method: PoseMethod = build(cfg.method, labels=("name",))
     logs: Wandb = build(cfg.logger)
-    checkpoints = Checkpoints(
-        folder.checkpoints,
-        cfg.machine.checkpoint_minutes,
-        run_id,
-        deciding(cfg),
-        cfg.training.monitor if cfg.training.evaluate == "best" else None,
-    )
+    monitor = cfg.training.monitor if cfg.training.evaluate == "best" else None
+    decides = deciding(cfg)
+    checkpoints = Checkpoints(folder.checkpoints, cfg.machine.checkpoint_minutes, run_id, decides, monitor)
+    resume = resumable(folder.checkpoints, run_id, decides, print)
     tags = (cfg.scale, cfg.data.name, cfg.method.name)
     identifier = f"{cfg.name}-{run_id}"
     with logs.run(folder.path, identifier, folder.name, cfg.name, resolved(cfg), tags=tags) as (logger, where):
         trainer = _trainer(cfg, folder, checkpoints, logger, Pictures(folder.path, logs.pictures, logs.min_score))
-        resume = resumable(folder.checkpoints, print)
         if trainer.is_global_zero:
             _banner(cfg, data, trainer, folder, where, resume)
-        _fit(trainer, method, data, checkpoints, resume)
-        numbers = _evaluate(cfg, trainer, method, data, folder)
+        numbers = _fit_and_evaluate(cfg, trainer, method, data, checkpoints, resume)
         if trainer.is_global_zero:
-            folder.write_metrics({**numbers, "seconds": round(checkpoints.trained_seconds, 1)})
+            folder.write_metrics(numbers)
 
 
 def _is_first_process() -> bool:
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
-def _fit(
-    trainer: Trainer, method: PoseMethod, data: PoseDataModule, checkpoints: Checkpoints, resume: Path | None
-) -> None:
+def _fit_and_evaluate(
+    cfg: DictConfig,
+    trainer: Trainer,
+    method: PoseMethod,
+    data: PoseDataModule,
+    checkpoints: Checkpoints,
+    resume: Path | None,
+) -> dict[str, Any]:
     try:
         with checkpoints.listening():
             trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+            seconds = checkpoints.trained_seconds
+            numbers = _evaluate(trainer, method, data, checkpoints.folder / _FILES[cfg.training.evaluate])
     except InterruptedRun as stop:
         raise KeyboardInterrupt(str(stop)) from None
+    return {**numbers, "weights": cfg.training.evaluate, "seconds": round(seconds, 1), **_origin(trainer)}
 
 
 def _trainer(
@@ -151,23 +165,42 @@ def _trainer(
     )
 
 
-def _evaluate(
-    cfg: DictConfig, trainer: Trainer, method: PoseMethod, data: PoseDataModule, folder: RunFolder
-) -> dict[str, Any]:
-    """The final numbers, of the last or the best weights."""
-    best = folder.checkpoints / BEST
-    weights = best if cfg.training.evaluate == "best" and best.exists() else None
-    logged = trainer.validate(method, data, ckpt_path=weights, weights_only=True, verbose=False)[0]
+def _evaluate(trainer: Trainer, method: PoseMethod, data: PoseDataModule, weights: Path) -> dict[str, Any]:
+    """The final numbers, of the averaged weights in a checkpoint (in memory they are gone after a restart)."""
+    checkpoint = torch.load(weights, map_location="cpu", mmap=True, weights_only=True)
+    method.load_state_dict(checkpoint["state_dict"])
+    logged = trainer.validate(method, data, verbose=False)[0]
     numbers = {name.removeprefix("val/"): value for name, value in logged.items() if name.startswith("val/")}
     return {
         **numbers,
-        "weights": "best" if weights else "last",
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "parameters": sum(p.numel() for p in method.net.parameters()),
-        "device": device_name(trainer),
-        "torch": torch.__version__,
+        "parameters": sum(parameter.numel() for parameter in method.net.parameters()),
     }
+
+
+def _origin(trainer: Trainer) -> dict[str, Any]:
+    """On what a number was made."""
+    return {
+        "device": device_name(trainer),
+        "processes": trainer.world_size,
+        "pose_lab": pose_lab.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a plus sign if files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(Path(pose_lab.__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def device_name(trainer: Trainer) -> str:
