@@ -635,8 +635,9 @@ class Kapao(PoseMethod):
         self.inference = Inference(**inference)
         self.max_ratio = max_ratio
         self.level_weights = tuple(level_weights)
-        longer = image_size if isinstance(image_size, int) else max(image_size)
-        self.gains = _scaled_gains(gains, gain_reference, longer, len(network.strides), network.num_classes)
+        sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
+        _check_frame(sides, max(network.strides))
+        self.gains = _scaled_gains(gains, gain_reference, max(sides), len(network.strides), network.num_classes)
         self.register_buffer("strides", torch.tensor(network.strides), persistent=False)
         _check_numbers(self.labels, len(keypoints), self.level_weights, network.strides)
 
@@ -704,6 +705,12 @@ def _scaled_gains(
     scale["objectness"] *= (image_size / reference["image_size"]) ** 2
     scale["class"] *= classes / reference["classes"]
     return {name: gain * scale[name] for name, gain in gains.items()}
+
+
+def _check_frame(sides: Sequence[int], stride: int) -> None:
+    uneven = [side for side in sides if side % stride]
+    if uneven:
+        raise ValueError(f"data.image_size {uneven[0]} is no multiple of {stride}, the network's largest stride")
 
 
 def _check_numbers(labels: Labels, num_keypoints: int, level_weights: Sequence[float], strides: Sequence[int]) -> None:

@@ -141,6 +141,7 @@ def test_state_holds_published_names_only():
     [
         ({"labels": CONFIG["labels"] | {"keypoint_box": [0.05, 0.1]}}, "17, one per keypoint"),
         ({"level_weights": [1.0]}, "2 levels"),
+        ({"image_size": [64, 100]}, "data.image_size 100 is no multiple of 16"),
         ({"inference": CONFIG["inference"] | {"pose_iou": 1.5}}, "inference.pose_iou is 1.5"),
         ({"inference": CONFIG["inference"] | {"clipping": "none"}}, "all, published"),
         ({"inference": CONFIG["inference"] | {"fusion_distance": -1}}, "inference.fusion_distance"),
