@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from pose_lab.runs.formats import value_text
 from pose_lab.runs.report import Report, Row
+from pose_lab.runs.words import value_text
 
 STYLE: Any = {
     "font.size": 10,
@@ -95,7 +95,8 @@ def _curves(axes: Axes, report: Report, axis: str) -> None:
         for index, label in enumerate(series)
     ]
     if report.published.best_at is not None and places.numeric:
-        _mark_best(axes, report.published.best_at)
+        _mark_published_best(axes, report.published.best_at)
+    _mark_best(axes, report, axis, places)
     if published:
         handles.append(_published_curve(axes, report, axis, places, published))
     if len(handles) > 1:
@@ -128,7 +129,18 @@ def _curve(
     )  # type: ignore[return-value]
 
 
-def _mark_best(axes: Axes, value: float) -> None:
+def _mark_best(axes: Axes, report: Report, axis: str, places: Places) -> None:
+    """The number at the highest point, on the side where the figure has room."""
+    best = report.best(report.metric)
+    rows = [row for row in report.rows if report.metric in row.estimates and row.estimates[report.metric].mean == best]
+    for row in rows:
+        x, y = places.of(row.settings[axis]), 100 * row.estimates[report.metric].mean
+        is_left = x == min(map(places.of, places.values))
+        style: Any = {"fontsize": 9, "fontweight": "bold", "ha": "left" if is_left else "right"}
+        axes.annotate(f"{y:.1f}", (x, y), (7 if is_left else -7, 5), textcoords="offset points", **style)
+
+
+def _mark_published_best(axes: Axes, value: float) -> None:
     axes.axvline(value, color=PUBLISHED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     place: Any = ("data", "axes fraction")
     axes.annotate(" published best", (value, 1), xycoords=place, va="top", fontsize=8, color=PUBLISHED)
@@ -189,10 +201,19 @@ def _footnote(report: Report) -> str:
     """What the marks mean, what is held against them, and what is missing."""
     two_axes = report.axis is not None and any(report.metric in row.estimates for row in report.published_rows)
     sentences = [
-        "Whiskers: standard deviation over seeds." if report.several_seeds else "",
+        _seeds(report),
         report.published.sentence,
         "The two y axes are of different scale and data: compare shapes, not heights." if two_axes else "",
         f"So far: {report.facts['runs']}." if any(row.state for row in report.rows) else "",
     ]
     text = " ".join(filter(None, sentences)).replace(" %", "\u00a0%")
     return "\n".join(textwrap.wrap(text, LINE))
+
+
+def _seeds(report: Report) -> str:
+    """How many seeds a point stands for."""
+    counts = sorted({len(row.estimates[report.metric].values) for row in report.rows if report.metric in row.estimates})
+    if counts[-1] == 1:
+        return "One seed."
+    words = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"Mean and standard deviation over {words} seeds."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,23 +15,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from pose_lab.runs.files import write_file, write_text
-from pose_lab.runs.report import SEED, Estimate, Report, Row, Run
-from pose_lab.runs.table import clock
+from pose_lab.runs.report import SEED, Estimate, Other, Report, Row, Run
+from pose_lab.runs.words import duration, percent, value_text
 
+MOST_CHANGES = 4  # settings shown of a run that the table leaves out
+UNBOUNDED = 10_000  # characters; wider than any table
 Bold = Callable[[str], str]
 
 
 def show(report: Report, screen: Console) -> None:
-    """Prints the report's table."""
-    header, rows = cells(report, lambda text: f"[bold]{text}[/bold]")
-    table = Table(box=box.SIMPLE)
-    for name in header:
-        table.add_column(name, justify="left" if name in ("", "state") else "right")
-    for number, row in enumerate(rows, 1):
-        table.add_row(*row, end_section=number == len(report.rows))
+    """Prints the report's table, with as many of its metrics as the screen is wide."""
+    fitting = report
+    boundless = screen.options.update_width(UNBOUNDED)
+    while len(fitting.columns) > 1 and screen.measure(_table(fitting), options=boundless).maximum > screen.width:
+        last = [name for name in fitting.columns if name != report.metric][-1]
+        fitting = replace(fitting, columns=[name for name in fitting.columns if name != last])
+    hidden = ", ".join(name for name in report.columns if name not in fitting.columns)
     screen.print(f"[bold]{escape(report.title)}[/bold]\n{escape(_facts(report))}")
-    screen.print(table)
-    screen.print(_note(report), markup=False)
+    screen.print(_table(fitting))
+    lines = [f"Too wide for this screen, in report.md: {hidden}." if hidden else "", _note(report), *_others(report)]
+    screen.print("\n".join(filter(None, lines)), markup=False)
 
 
 def write(report: Report) -> list[Path]:
@@ -65,12 +69,22 @@ def cells(report: Report, bold: Bold) -> tuple[list[str], list[list[str]]]:
     columns |= {word: partial(_setting, key) for key, word in report.keys.items()}
     columns |= {name: partial(_metric, report, name, bold) for name in report.columns}
     columns["n"] = lambda row: str(_finished(row)) if row.runs and report.several_seeds else ""
-    columns["time"] = lambda row: clock(row.estimates["seconds"].mean) if "seconds" in row.estimates else ""
+    columns["time"] = lambda row: duration(row.estimates["seconds"].mean) if "seconds" in row.estimates else ""
     columns["state"] = lambda row: row.state
     rows = [*report.rows, *report.published_rows]
     table = {name: [cell(row) for row in rows] for name, cell in columns.items()}
     kept = {name: column for name, column in table.items() if any(column)}
     return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
+
+
+def _table(report: Report) -> Table:
+    header, rows = cells(report, lambda text: f"[bold]{text}[/bold]")
+    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    for name in header:
+        table.add_column(name, justify="left" if name in ("", "state") else "right")
+    for number, row in enumerate(rows, 1):
+        table.add_row(*row, end_section=number == len(report.rows))
+    return table
 
 
 def markdown(report: Report) -> str:
@@ -80,6 +94,7 @@ def markdown(report: Report) -> str:
     parts = [f"# {report.title}", _facts(report), "\n".join(lines), _note(report), *map(_failure, report.failed)]
     if any(report.metric in row.estimates for row in report.rows):
         parts.append(f"![{report.metric} over {report.axis_label or 'settings'}](report.png)")
+    parts += [f"- {line}" if number else f"## {line}" for number, line in enumerate(_others(report))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -117,11 +132,6 @@ def latex(report: Report) -> str:
     )
 
 
-def value_text(value: object) -> str:
-    """A setting for people."""
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _setting(key: str, row: Row) -> str:
     return value_text(row.settings.get(key))
 
@@ -153,6 +163,19 @@ def _note(report: Report) -> str:
     """What the numbers are, and what they are held against."""
     spread = f"Mean ± standard deviation over {SEED}s. " if report.several_seeds else ""
     return f"Percent. {spread}{report.published.sentence}".strip()
+
+
+def _others(report: Report) -> list[str]:
+    """A heading and a line for each run that the table leaves out."""
+    return ["Other runs in this folder", *(_other(report, other) for other in report.others)] if report.others else []
+
+
+def _other(report: Report, other: Other) -> str:
+    value = other.run.metrics.get(report.metric)
+    measured = [f"{report.metric} {percent(value)}"] if value is not None else []
+    changes = [f"{key}={value_text(value)}" for key, value in other.settings.items()]
+    more = [f"{len(changes) - MOST_CHANGES} more"] if len(changes) > MOST_CHANGES else []
+    return f"{other.run.name}: " + ", ".join([other.run.state_text, *measured, *changes[:MOST_CHANGES], *more])
 
 
 def _failure(run: Run) -> str:

@@ -204,14 +204,14 @@ def _report(folder: Path, node: Mapping[str, Any], screen: Console) -> None:
 def _log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
     """Sends the sweep's figure to where its runs are logged."""
     figure = folder / "report.png"
-    logs = instantiate(cfg.logger) if "logger" in cfg else None
-    if logs is None or not figure.exists():
+    if not cfg.get("logger") or not figure.exists():
         return
-    tags = (cfg.scale, cfg.data.name)
     try:
-        screen.print(logs.log_figure(figure, folder, f"{cfg.name}-{folder.name}", cfg.name, tags), soft_wrap=True)
-    except OSError as error:
-        screen.print(f"The figure was not logged: {error}", soft_wrap=True, markup=False)
+        tags = (cfg.scale, cfg.data.name)
+        where = instantiate(cfg.logger).log_figure(figure, folder, f"{cfg.name}-{folder.name}", cfg.name, tags)
+    except Exception as error:  # no key, no network, a server's refusal: the runs are done all the same
+        where = f"The figure was not logged: {error}"
+    screen.print(where, soft_wrap=True, markup=False)
 
 
 def _join_hydra_plugins() -> None:

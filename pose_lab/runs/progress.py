@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from pose_lab.runs.files import write_json, write_text
+from pose_lab.runs.files import write_text
+from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.words import duration
 
 Row = dict[str, float]
 
@@ -200,7 +202,7 @@ class ProgressFile(_Position):
 
     def __init__(self, folder: Path, every: float = 1.0) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder = RunFolder(folder)
         self.every = every
         self._written = -math.inf
 
@@ -254,7 +256,7 @@ class ProgressFile(_Position):
             "seconds_left": 0.0 if phase == "done" else self.seconds_left(trainer),
             "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         }
-        write_json(self.folder / "progress.json", content)
+        self.folder.write_progress(content)
 
 
 class EpochLines(_Position, ProgressBar):
@@ -410,7 +412,7 @@ class RunBar(_Position, ProgressBar):
                 completed=self.step,
                 what=self._what(trainer),
                 metrics=self._metrics(trainer),
-                left=f"left {duration(self.seconds_left(trainer))}",
+                left=f"left {duration(self.seconds_left(trainer), unknown='?')}",
             )
 
     def _stop(self) -> None:
@@ -449,17 +451,8 @@ def epoch_line(row: Mapping[str, float], epochs: int | None, seconds_left: float
     epoch = int(row["epoch"]) + 1
     losses = [f"{name.removeprefix('train/')} {value:.4g}" for name, value in row.items() if name.startswith("train/")]
     precision = [f"AP {row['val/AP']:.4f}"] if "val/AP" in row else []
-    rest = [f"lr {row['lr']:.3g}", f"{row['seconds']:.1f} s", f"left {duration(seconds_left)}"]
+    rest = [f"lr {row['lr']:.3g}", f"{row['seconds']:.1f} s", f"left {duration(seconds_left, unknown='?')}"]
     return "  ".join([f"epoch {epoch}/{epochs or '?'}", *losses, *precision, *rest])
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as `h:mm:ss` or `m:ss`; `?` if unknown."""
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def total_steps(trainer: Trainer) -> int | None:

@@ -16,25 +16,30 @@ The config's node `report` says how it looks:
         rows:                        # numbers as the paper prints them, in percent
           - {label: KAPAO-S, at: 0.05, AP: 50.0}
 
-Runs that differ only in their seed are one row: mean and standard deviation over them, and how many they are.
+Runs that differ only in their seed are one row: mean and standard deviation over them, and how many they are. A key
+that the config derives from another one (`data.seed: ${seed}`) makes no difference of its own.
+
+Where `sweep.json` lists the runs that were started last, the report is about those, and about runs that differ from one
+of them in the seed or the axis alone. The folder's other runs (a trial, an older recipe) are named below the table.
 """
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pose_lab.runs.files import read_json
 from pose_lab.runs.folder import RunFolder, State, Status
 from pose_lab.runs.identity import deciding_part
+from pose_lab.runs.words import epoch_text
 
 SEED = "seed"
+VERSIONS = ("pose_lab", "torch", "lightning", "python")  # keys of `metrics.json`
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,11 @@ class Run:
     def state(self) -> State:
         """The run's state when it was read."""
         return self.status.state
+
+    @property
+    def state_text(self) -> str:
+        """The state, with the epoch of a run that is going on."""
+        return f"{self.state} {epoch_text(self.progress)}".strip()
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,16 @@ class Row:
         if set(states) <= {"finished"}:
             return ""
         if len(self.runs) == 1:
-            return _state_of(self.runs[0])
+            return self.runs[0].state_text
         return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
+@dataclass(frozen=True)
+class Other:
+    """A run of the folder that the report is not about, and its settings that keep it out."""
+
+    run: Run
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -126,7 +144,8 @@ class Report:
     rows: Sequence[Row]
     published: Published
     published_rows: Sequence[Row] = ()
-    failed: Sequence[Run] = field(default=())
+    failed: Sequence[Run] = ()
+    others: Sequence[Other] = ()
 
     @property
     def several_seeds(self) -> bool:
@@ -150,13 +169,15 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
         FileNotFoundError: no run has been started there.
         ValueError: a run's file is damaged, or `report` has an unknown key; the message names it.
     """
-    runs = read_runs(folder)
-    if not runs:
+    found = read_runs(folder)
+    if not found:
         raise FileNotFoundError(f"no runs in {folder}: start them with python -m pose_lab.run experiment=NAME")
-    node = node if node is not None else max(runs, key=lambda run: run.status.started or 0).report
+    listed = _listed(folder, found)
+    node = node if node is not None else max(listed, key=lambda run: run.status.started or 0).report
     published = _published(node.get("published") or {})
     axis, metric = node.get("axis"), node.get("metric") or "AP"
-    keys = _named([key for key in _differing(runs) if key != SEED], axis)
+    runs, others = _parted(found, listed, axis)
+    keys = _named(_differing(runs, axis), axis)
     columns = list(dict.fromkeys([*(node.get("columns") or []), metric]))
     return Report(
         folder=folder,
@@ -171,6 +192,7 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
         published=published,
         published_rows=[_published_row(row, axis, columns) for row in published.rows],
         failed=[run for run in runs if run.state == "failed"],
+        others=others,
     )
 
 
@@ -197,9 +219,42 @@ def flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return result
 
 
-def _differing(runs: Sequence[Run]) -> list[str]:
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    return [key for key in keys if len({repr(run.settings.get(key)) for run in runs}) > 1]
+def _listed(folder: Path, runs: Sequence[Run]) -> list[Run]:
+    """The runs of the sweep that was started last; all where there was none, or nothing is left of it."""
+    plan = folder / "sweep.json"
+    names = {run["folder"] for run in read_json(plan)["runs"]} if plan.exists() else set()
+    return [run for run in runs if run.name in names] or list(runs)
+
+
+def _parted(runs: Sequence[Run], listed: Sequence[Run], axis: str | None) -> tuple[list[Run], list[Other]]:
+    """The runs that the report is about, and the others with what sets them apart from the listed run next to them."""
+    kept, others = [], []
+    for run in runs:
+        changes = min((_changed(one, run, axis) for one in listed), key=len)
+        if changes:
+            others.append(Other(run, {key: run.settings.get(key) for key in changes}))
+        else:
+            kept.append(run)
+    return kept, others
+
+
+def _changed(one: Run, other: Run, axis: str | None) -> list[str]:
+    """The keys of two runs that differ, but for the seed, the axis and the keys that follow these."""
+    keys = dict.fromkeys([*one.settings, *other.settings])
+    pairs = {key: (repr(one.settings.get(key)), repr(other.settings.get(key))) for key in keys}
+    free = [pair for key, pair in pairs.items() if key in (SEED, axis)]
+    return [key for key, pair in pairs.items() if pair[0] != pair[1] and pair not in free]
+
+
+def _differing(runs: Sequence[Run], axis: str | None) -> list[str]:
+    """The keys that not all runs have the same value of: without the seed, and without keys that follow another one.
+
+    A key follows the seed, the axis or an earlier key if it has that one's value in each of the runs.
+    """
+    keys = dict.fromkeys([SEED, *([axis] if axis else []), *(key for run in runs for key in run.settings)])
+    values = {key: tuple(repr(run.settings.get(key)) for run in runs) for key in keys}
+    first = {column: key for key, column in reversed(values.items()) if len(set(column)) > 1}
+    return [key for key in keys if key != SEED and first.get(values[key]) == key]
 
 
 def _named(keys: Sequence[str], axis: str | None) -> dict[str, str]:
@@ -245,20 +300,20 @@ def _order(value: Any) -> tuple[int, float, str]:
 def _facts(folder: Path, runs: Sequence[Run]) -> dict[str, str]:
     scale, _, data = folder.name.partition("-")
     ended = max((run.status.ended or 0 for run in runs), default=0)
-    devices = dict.fromkeys(str(run.metrics["device"]) for run in runs if "device" in run.metrics)
-    torches = dict.fromkeys(f"torch {run.metrics['torch']}" for run in runs if "torch" in run.metrics)
+    versions = [f"{name} {found}" for name in VERSIONS if (found := _recorded(runs, name))]
     states = Counter(run.state for run in runs)
     facts = {
         "scale": scale,
         "data": data,
-        "device": "; ".join(devices),
+        "device": _recorded(runs, "device"),
         "runs": ", ".join(f"{count} {state}" for state, count in states.items()),
         "date": time.strftime("%Y-%m-%d", time.localtime(ended)) if ended else "",
-        "versions": ", ".join([f"pose_lab {version('pose_lab')}", *torches, f"Python {platform.python_version()}"]),
+        "versions": ", ".join(versions),
+        "commit": _recorded(runs, "commit"),
     }
     return {name: text for name, text in facts.items() if text}
 
 
-def _state_of(run: Run) -> str:
-    now = run.progress
-    return f"{run.state} {now['epoch']}/{now['epochs']}" if now.get("epochs") else run.state
+def _recorded(runs: Sequence[Run], name: str) -> str:
+    """What the runs wrote down under a name; several values where they did not all run alike."""
+    return " and ".join(dict.fromkeys(str(run.metrics[name]) for run in runs if run.metrics.get(name)))

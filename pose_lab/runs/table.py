@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.sweep import Job, View
+from pose_lab.runs.words import duration, epoch_text, percent
 
 COLOURS = {"running": "cyan", "elsewhere": "magenta", "finished": "green", "failed": "red", "interrupted": "yellow"}
 REDRAW = 0.5  # seconds
@@ -79,8 +80,8 @@ class LiveTable:
             return "", ProgressBar(total=1, completed=1, width=20), percent(best_known(job.folder, self.metric)), ""
         now = job.folder.progress() if job.state in ("running", "elsewhere") else {}
         bar = ProgressBar(total=now.get("steps") or 1, completed=now.get("step") or 0, width=20)
-        epoch = f"{now['epoch']}/{now['epochs']}" if now.get("epochs") else str(now.get("phase", "starting"))
-        return epoch, bar, percent(metric_of(now.get("metrics", {}), self.metric)), clock(now.get("seconds_left"))
+        epoch = epoch_text(now) or str(now.get("phase", "starting"))
+        return epoch, bar, percent(metric_of(now.get("metrics", {}), self.metric)), duration(now.get("seconds_left"))
 
 
 class Lines:
@@ -128,7 +129,7 @@ class Lines:
         elif job.skipped:
             self._say(job, f"finished before, {self.metric} {value}")
         elif job.state == "finished":
-            self._say(job, f"finished in {clock(job.seconds) or 'another process'}, {self.metric} {value}")
+            self._say(job, f"finished in {duration(job.seconds) or 'another process'}, {self.metric} {value}")
         elif job.state != "queued":
             self._say(job, job.state + (f": {job.error}" if job.error else ""))
 
@@ -145,7 +146,7 @@ class Lines:
         loss, value = metric_of(row, "loss"), metric_of(row, self.metric)
         words += [f"loss {float(loss):.4g}"] if loss else []
         words += [f"{self.metric} {percent(float(value))}"] if value else []
-        words += [f"{clock(now['seconds_left'])} left"] if now.get("seconds_left") is not None else []
+        words += [f"{duration(now['seconds_left'])} left"] if now.get("seconds_left") is not None else []
         return ", ".join(words)
 
 
@@ -157,7 +158,7 @@ def final_table(jobs: Sequence[Job], metric: str) -> Table:
     for job in jobs:
         value, seconds = best_known(job.folder, metric), job.folder.metrics().get("seconds") or job.seconds
         state = coloured(job.state) + Text(" before" if job.skipped else "")
-        table.add_row(job.folder.name, state, percent(value), clock(seconds))
+        table.add_row(job.folder.name, state, percent(value), duration(seconds))
     return table
 
 
@@ -184,20 +185,6 @@ def metric_of(values: Mapping[str, Any], name: str) -> Any:
     return next((value for key, value in values.items() if key == name or key.endswith(f"/{name}")), None)
 
 
-def percent(value: float | None) -> str:
-    """A fraction in percent with one decimal, as the field prints it."""
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def clock(seconds: float | None) -> str:
-    """`1:02:03` or `2:03`."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def sweep_seconds_left(jobs: Sequence[Job], now: float) -> float | None:
     """How long the whole sweep will take, judged by the runs that are known; None before anything is."""
     running = [job for job in jobs if job.state == "running"]
@@ -217,5 +204,5 @@ def sweep_seconds_left(jobs: Sequence[Job], now: float) -> float | None:
 
 def _whole(jobs: Sequence[Job]) -> str:
     ended = sum(job.state not in ("queued", "running", "elsewhere") for job in jobs)
-    left = clock(sweep_seconds_left(jobs, time.time()))
+    left = duration(sweep_seconds_left(jobs, time.time()))
     return f"{ended} of {len(jobs)} runs ended" + (f", about {left} left" if left else "")

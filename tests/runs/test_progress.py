@@ -9,7 +9,7 @@ import threading
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from pose_lab.runs import progress
+from pose_lab.runs import files, progress
 from tests.runs.tiny import Tiny, loader, trainer
 
 
@@ -109,9 +109,15 @@ def test_the_file_tells_the_position_and_is_strict_json(tmp_path):
 
 def test_the_file_is_written_seldom_but_at_each_epochs_end(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(progress, "write_json", lambda path, content: written.append(content["step"]))
+    monkeypatch.setattr(progress.RunFolder, "write_progress", lambda folder, content: written.append(content["step"]))
     fit(tmp_path, [progress.ProgressFile(tmp_path, every=1e9)], epochs=2)
     assert written == [0, 4, 8, 8]
+
+
+def test_the_file_is_written_without_waiting_for_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_sync", lambda path: pytest.fail("training waits for the disk"))
+    fit(tmp_path, [progress.ProgressFile(tmp_path)], epochs=1)
+    assert json.loads((tmp_path / "progress.json").read_text())["phase"] == "done"
 
 
 def test_the_file_tells_of_a_failure(tmp_path):
@@ -173,11 +179,6 @@ def test_a_dumb_terminal_gets_lines(tmp_path, monkeypatch):
     leader, follower = pty.openpty()
     with os.fdopen(follower, "w") as stream, os.fdopen(leader):
         assert isinstance(progress.display(progress.MetricsTable(tmp_path), stream), progress.EpochLines)
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(None, "?"), (0, "0:00"), (59.6, "1:00"), (3725, "1:02:05")])
-def test_durations(seconds, text):
-    assert progress.duration(seconds) == text
 
 
 def _read(descriptor, received):

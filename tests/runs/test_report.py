@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,9 @@ from pose_lab import compare
 from pose_lab.runs.folder import RunFolder, Status
 from pose_lab.runs.formats import cells, latex, markdown, show, table_csv, write
 from pose_lab.runs.report import build
+from tests.configs import composed
+
+KEYPOINT_BOX = "method.labels.keypoint_box"
 
 PUBLISHED = {
     "source": "Some & Others 2022, Figure 5",
@@ -20,6 +24,7 @@ PUBLISHED = {
     "best_at": 0.05,
     "rows": [{"label": "Net-S", "at": 0.05, "AP": 63.0}, {"label": "Net-L", "AP": 70.3}],
 }
+VERSIONS = {"pose_lab": "0.0.7", "torch": "2.14", "lightning": "2.6", "python": "3.98", "commit": "abc1234"}
 NODE = {
     "title": "Box size",
     "axis": "method.box",
@@ -36,7 +41,7 @@ def add_run(folder, box, seed=0, ap=None, state="finished", **changes):
     run.write_config(OmegaConf.create(content | {"method": {"box": box, "lr": 0.1}, "report": NODE} | changes))
     run.write_status(Status(state, started=1.0, ended=1e9, error="ValueError: NaN" if state == "failed" else None))
     if ap is not None:
-        run.write_metrics({"AP": ap, "AP50": 2 * ap, "seconds": 75, "device": "CPU", "torch": "2.14"})
+        run.write_metrics({"AP": ap, "AP50": 2 * ap, "seconds": 75, "device": "CPU", **VERSIONS})
     return run
 
 
@@ -72,7 +77,81 @@ def test_the_header_says_what_was_run(folder):
     facts = build(folder).facts
     assert (facts["scale"], facts["data"], facts["device"]) == ("demo", "synth", "CPU")
     assert facts["date"].startswith("2001-09-0")
-    assert "torch 2.14" in facts["versions"]
+    assert facts["versions"] == "pose_lab 0.0.7, torch 2.14, lightning 2.6, python 3.98"
+    assert facts["commit"] == "abc1234"
+
+
+def test_the_header_names_each_device_and_version_of_the_runs(folder):
+    changed = add_run(folder, 0.2, 0, 0.3)
+    changed.write_metrics({"AP": 0.3, "device": "GPU", "torch": "2.15"})
+    facts = build(folder).facts
+    assert facts["device"] == "CPU and GPU"
+    assert "torch 2.14 and 2.15, lightning 2.6," in facts["versions"]
+    for metrics in folder.glob("*/metrics.json"):
+        metrics.write_text('{"AP": 0.3}')
+    assert not {"device", "versions", "commit"} & set(build(folder).facts)
+
+
+def real_run(folder, box, seed, *overrides, ap):
+    """A run of the shipped experiment, as far as its folder tells."""
+    changes = [f"method.labels.keypoint_box={box}", f"seed={seed}", *overrides]
+    run = RunFolder(folder / f"{box}-{seed}-{len(overrides)}")
+    run.write_config(composed("experiment=kapao_bs_sweep", "hydra.mode=RUN", *changes))
+    run.write_status(Status("finished", started=1.0, ended=2.0))
+    run.write_metrics({"AP": ap, "seconds": 1})
+    return run
+
+
+def start_sweep(folder, *runs):
+    content = {"started": 0.0, "arguments": [], "runs": [{"folder": run.name, "command": []} for run in runs]}
+    (folder / "sweep.json").write_text(json.dumps(content))
+
+
+def test_seeds_of_the_shipped_sweep_are_one_row(tmp_path):
+    for box, seed, ap in [(0.05, 0, 0.30), (0.05, 1, 0.34), (0.1, 0, 0.20), (0.1, 1, 0.22)]:
+        real_run(tmp_path, box, seed, ap=ap)
+    report = build(tmp_path)
+    assert list(report.keys.values()) == ["keypoint_box"]
+    assert [len(row.runs) for row in report.rows] == [2, 2]
+    assert "| 0.05 | **32.0 ± 2.8** | 2 |" in markdown(report)
+
+
+def test_a_key_that_follows_another_one_makes_no_difference(tmp_path):
+    for size in (64, 128):
+        real_run(tmp_path, size / 1000, 0, f"data.image_size={size}", f"method.image_size={size}", ap=0.1)
+    assert list(build(tmp_path, {"axis": "method.image_size"}).keys) == ["method.image_size", KEYPOINT_BOX]
+    assert len(build(tmp_path, {}).keys) == 2
+
+
+def test_runs_that_the_sweep_did_not_ask_for_are_named_below_its_table(tmp_path):
+    listed = [real_run(tmp_path, box, 0, ap=box) for box in (0.01, 0.05)]
+    real_run(tmp_path, 0.1, 0, ap=0.4)  # an earlier sweep's box
+    real_run(tmp_path, 0.05, 1, ap=0.3)  # an earlier sweep's seed
+    real_run(tmp_path, 0.05, 2, "training.limit_batches=2", ap=0.01)
+    start_sweep(tmp_path, *listed)
+    report = build(tmp_path)
+    assert list(report.keys) == [KEYPOINT_BOX]
+    assert [len(row.runs) for row in report.rows] == [1, 2, 1]
+    assert report.facts["runs"] == "4 finished"
+    line = "0.05-2-1: finished, AP 1.0, training.limit_batches=2"
+    assert f"## Other runs in this folder\n\n- {line}\n" in markdown(report)
+    assert "limit_batches" not in table_csv(report) + latex(report)
+    screen = Console(width=100, record=True, file=io.StringIO())
+    show(report, screen)
+    assert f"Other runs in this folder\n{line}" in screen.export_text()
+
+
+def test_a_run_of_another_recipe_is_named_with_its_first_differences(tmp_path):
+    run = add_run(tmp_path, 0.05, ap=0.4)
+    add_run(tmp_path, 0.05, ap=0.2, old=dict.fromkeys("abcdef", 1))
+    start_sweep(tmp_path, run)
+    assert "AP 20.0, old.a=1, old.b=1, old.c=1, old.d=1, 2 more" in markdown(build(tmp_path))
+
+
+def test_a_plan_whose_runs_are_gone_says_nothing(folder):
+    start_sweep(folder, RunFolder(folder / "gone"))
+    assert len(build(folder).rows) == 4
+    assert not build(folder).others
 
 
 def test_keys_that_end_alike_are_written_out_and_paths_are_no_difference(tmp_path):
@@ -115,7 +194,8 @@ def test_equal_runs_give_equal_files(folder):
     assert set(first) == {"report.md", "report.csv", "report.tex", "report.png", "report.svg"}
     assert {path.name: path.read_bytes() for path in write(build(folder))} == first
     svg = first["report.svg"].decode()
-    assert all(words in svg for words in ("Box size", "box / width", "published best", "right axis"))
+    said = ("Box size", "box / width", "published best", "right axis", ">41.0<", "over 1 to 2 seeds")
+    assert all(words in svg for words in said)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +210,7 @@ def test_without_a_finished_run_there_is_a_table_and_no_figure(tmp_path):
     run = add_run(tmp_path, 0.1, state="queued")
     assert [path.name for path in write(build(tmp_path))] == ["report.md", "report.csv", "report.tex"]
     with run.training():
-        run.write_progress({"epoch": 3, "epochs": 40})
+        run.write_progress({"epoch": 2, "epochs": 40})
         assert build(tmp_path).rows[0].state == "running 3/40"
 
 
@@ -154,6 +234,20 @@ def test_the_terminal_table_fits(folder):
     text = screen.export_text()
     assert "Box size" in text
     assert "41.0 ± 1.4" in text
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(80, "AP50, AP75, APM, APL, AR"), (120, "AR"), (140, "")])
+def test_a_narrow_terminal_gets_fewer_metrics_and_no_folded_rows(folder, width, hidden):
+    columns = ["AP", "AP50", "AP75", "APM", "APL", "AR"]
+    for metrics in folder.glob("*/metrics.json"):
+        metrics.write_text(json.dumps({"seconds": 75} | dict.fromkeys(columns, 0.41)))
+    screen = Console(width=width, record=True, file=io.StringIO())
+    show(build(folder, NODE | {"columns": columns}), screen)
+    lines = screen.export_text().splitlines()
+    assert sum("41.0 ± 0.0" in line for line in lines) == 2
+    assert [line for line in lines if line.startswith("Too wide")] == (
+        [f"Too wide for this screen, in report.md: {hidden}."] if hidden else []
+    )
 
 
 def test_compare_takes_a_folder_and_its_errors_are_short(folder, tmp_path, capsys):

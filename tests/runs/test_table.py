@@ -6,7 +6,7 @@ from rich.console import Console
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.launcher import _quoted, swept_keys
 from pose_lab.runs.sweep import Job, Settings, child_environment, how_it_ended
-from pose_lab.runs.table import Lines, LiveTable, clock, history, metric_of, percent, sweep_seconds_left
+from pose_lab.runs.table import Lines, LiveTable, history, metric_of, sweep_seconds_left
 
 
 def job(tmp_path, number, state, **details):
@@ -27,7 +27,7 @@ def test_time_left_is_judged_by_the_runs_that_are_known(tmp_path):
 
 def test_the_live_table_shows_how_far_each_run_is(tmp_path):
     jobs = [job(tmp_path, 1, "running", began=time.time()), job(tmp_path, 2, "queued"), job(tmp_path, 3, "finished")]
-    where = {"epoch": 3, "epochs": 40, "step": 30, "steps": 400}
+    where = {"epoch": 2, "epochs": 40, "step": 30, "steps": 400}
     jobs[0].folder.write_progress({"phase": "train", **where, "seconds_left": 75, "metrics": {"val/AP": 0.123}})
     jobs[2].folder.write_metrics({"AP": 0.5})
     screen = Console(file=io.StringIO(), force_terminal=True, width=100)
@@ -56,9 +56,7 @@ def test_only_new_epochs_are_told_after_a_restart(tmp_path):
     assert "epoch 3" not in text
 
 
-def test_words_for_numbers():
-    assert [clock(seconds) for seconds in (None, 0, 59.6, 3723)] == ["", "0:00", "1:00", "1:02:03"]
-    assert [percent(value) for value in (None, 0.4567)] == ["", "45.7"]
+def test_what_became_of_a_run_in_words():
     assert metric_of({"val/AP": 1, "AP50": 2}, "AP") == 1
     assert metric_of({"AP50": 2}, "AP") is None
     assert how_it_ended(-15) == "killed by SIGTERM"

@@ -41,7 +41,7 @@ def train(cfg: DictConfig, folder: RunFolder) -> None:
         time.sleep(cfg.machine.sleep)
         with open(folder.history, "a") as table:
             table.write(("epoch,loss,AP\n" if epoch == 0 else "") + f"{epoch + 1},{1 / (epoch + 1)},{epoch / 10}\n")
-        where = {"epoch": epoch + 1, "epochs": cfg.machine.epochs, "metrics": {"AP": epoch / 10}}
+        where = {"epoch": epoch, "epochs": cfg.machine.epochs, "metrics": {"AP": epoch / 10}}
         folder.write_progress({"phase": "train", "step": epoch + 1, "steps": 2, "seconds_left": 1.0, **where})
         done.write_text(str(epoch + 1))
         misbehave(cfg)
