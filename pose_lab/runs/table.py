@@ -21,6 +21,7 @@ from pose_lab.runs.words import duration, epoch_text, percent
 
 COLOURS = {"running": "cyan", "elsewhere": "magenta", "finished": "green", "failed": "red", "interrupted": "yellow"}
 REDRAW = 0.5  # seconds
+BAR = 10  # characters of a run's bar: a terminal of 80 has room for the run's name beside it
 WIDTH = 120  # of tables in a file
 
 
@@ -66,9 +67,11 @@ class LiveTable:
             self._live.stop()
 
     def _table(self) -> Table:
-        table = Table(box=box.SIMPLE, caption=_whole(self.jobs), caption_justify="left")
+        style: Any = {"box": box.SIMPLE, "collapse_padding": True, "pad_edge": False}
+        table = Table(**style, caption=_whole(self.jobs), caption_justify="left")
         for name in ("run", "state", "epoch", "", self.metric, "time left"):
-            table.add_column(name, justify="right" if name in ("epoch", self.metric, "time left") else "left")
+            justify: Any = "right" if name in ("epoch", self.metric, "time left") else "left"
+            table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "run")
         for job in self.jobs:
             table.add_row(job.folder.name, coloured(job.state), *self._progress(job))
         return table
@@ -77,9 +80,9 @@ class LiveTable:
         if job.state == "queued":
             return "", "", "", ""
         if job.state == "finished":
-            return "", ProgressBar(total=1, completed=1, width=20), percent(best_known(job.folder, self.metric)), ""
+            return "", ProgressBar(total=1, completed=1, width=BAR), percent(best_known(job.folder, self.metric)), ""
         now = job.folder.progress() if job.state in ("running", "elsewhere") else {}
-        bar = ProgressBar(total=now.get("steps") or 1, completed=now.get("step") or 0, width=20)
+        bar = ProgressBar(total=now.get("steps") or 1, completed=now.get("step") or 0, width=BAR)
         epoch = epoch_text(now) or str(now.get("phase", "starting"))
         return epoch, bar, percent(metric_of(now.get("metrics", {}), self.metric)), duration(now.get("seconds_left"))
 

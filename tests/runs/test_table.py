@@ -39,6 +39,16 @@ def test_the_live_table_shows_how_far_each_run_is(tmp_path):
     assert all(words in text for words in ("3/40", "12.3", "1:15", "queued", "50.0", "1 of 3 runs ended"))
 
 
+def test_a_narrow_terminal_shows_whole_names(tmp_path):
+    running = Job(1, RunFolder(tmp_path / "keypoint_box-0.025-760307b7"), ["train"], state="running", began=time.time())
+    running.folder.write_progress({"epoch": 2, "epochs": 40, "seconds_left": 75})
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80)
+    live = LiveTable(screen, "AP")
+    live.begin([running])
+    live.end()
+    assert "keypoint_box-0.025-760307b7" in screen.file.getvalue()
+
+
 def test_only_new_epochs_are_told_after_a_restart(tmp_path):
     running = job(tmp_path, 1, "queued")
     running.folder.path.mkdir()
