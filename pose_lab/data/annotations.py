@@ -2,7 +2,8 @@
 
 The cache folder's name is a hash of the file's absolute path, size and time of change, of the reading rules and of this
 reader's version, so a changed file is read anew. It holds one `.npy` per field of `Annotations` and the digest of their
-contents; it is written under a lock, to a temporary name, and renamed.
+contents; it is written under a lock, to a temporary name, and renamed. What was left out on reading is told at every
+opening.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import mmap
 import shutil
 import tempfile
@@ -19,14 +21,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from pose_lab.data.cache import locked, writing
 from pose_lab.poses import Annotations
 from pose_lab.skeletons import Skeleton
 
-_VERSION = 1  # raise it when what is stored changes
+_VERSION = 2  # raise it when what is stored changes
+_WHAT = "the annotation index"
 _NAMED = 5  # how many bad records a message names
+_SHOWN = 30  # how many characters of a record that is no object
 _OF_IMAGES = ("image_ids", "file_names", "sizes", "crowd_index")
 _OF_PEOPLE = ("instance_ids", "boxes", "keypoints", "areas", "ignore", "num_keypoints")
 _ARRAYS = (*_OF_IMAGES, *_OF_PEOPLE, "image_index")
@@ -64,9 +68,11 @@ def load_annotations(path: Path, rules: ReadingRules, cache: Path) -> Annotation
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: if it is not such a file, or has bad records and `rules.bad_records` is "error".
-        OSError: if the cache cannot be written.
+        OSError: if the file cannot be read or the cache cannot be written.
     """
     folder = indexed(path, rules, cache)
+    if report := (folder / "left_out").read_text():
+        _log.warning("%s", report)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
     return Annotations(**arrays, pixel_shift=rules.pixel_shift)
 
@@ -80,13 +86,9 @@ def indexed(path: Path, rules: ReadingRules, cache: Path) -> Path:
     """The cache folder of an annotation file, filled if need be. Arguments and errors as `load_annotations`."""
     folder = cache / "annotations" / _key(path, rules)
     if not folder.exists():
-        try:
-            _fill(folder, path, rules)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and not path.exists():
-                raise
-            message = f"cannot write the annotation index to {folder.parent} ({error.strerror})"
-            raise type(error)(error.errno, f"{message}; set `data.cache` elsewhere") from None
+        with locked(_WHAT, folder):
+            if not folder.exists():
+                _fill(folder, path, rules)
     return folder
 
 
@@ -135,13 +137,11 @@ def _key(path: Path, rules: ReadingRules) -> str:
 
 
 def _fill(folder: Path, path: Path, rules: ReadingRules) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.exists():
-            return
-        annotations = _read(path, rules)
+    annotations, left_out = _read(path, rules)
+    with writing(_WHAT, folder.parent):
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
         try:
+            (temporary / "left_out").write_text(left_out)
             _store(annotations, temporary)
             temporary.rename(folder)
         finally:
@@ -158,22 +158,26 @@ def _store(annotations: Annotations, folder: Path) -> None:
     (folder / "digest").write_text(digest.hexdigest())
 
 
-def _read(path: Path, rules: ReadingRules) -> Annotations:
+def _read(path: Path, rules: ReadingRules) -> tuple[Annotations, str]:
+    """The annotations, and a report of what was left out."""
     images, people = _parsed(path)
     faults = _Faults(path, rules.bad_records)
     images = sorted(_sound_images(images, faults), key=lambda image: image["id"])
     people = _sound_people(people, {image["id"] for image in images}, rules, faults)
-    faults.report()
-    return _arrays(images, people, rules)
+    report = faults.report()
+    return _arrays(images, people, rules), report
 
 
 def _parsed(path: Path) -> tuple[list[Record], list[Record]]:
     """The file's lists of images and of annotations."""
     try:
-        content = json.loads(path.read_bytes())
+        data = path.read_bytes()
+    except OSError as error:
+        raise OSError(error.errno, f"cannot read the annotation file {path} ({error.strerror})") from None
+    try:
+        content = json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        size = path.stat().st_size
-        raise ValueError(f"{path} ({size} bytes) is cut off or not JSON: {error}; get the file again") from None
+        raise ValueError(f"{path} ({len(data)} bytes) is cut off or not JSON: {error}; get the file again") from None
     lists = [content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations")]
     if not all(isinstance(records, list) for records in lists):
         raise ValueError(f"{path} is not in COCO's layout: it must be an object with lists `images` and `annotations`")
@@ -192,20 +196,21 @@ class _Faults:
         kept = []
         for record in records:
             if reason := wrong(record):
-                self.found.setdefault(reason, []).append(record.get("id", "without id"))
+                name = record.get("id", "without id") if isinstance(record, dict) else repr(record)[:_SHOWN]
+                self.found.setdefault(reason, []).append(name)
             else:
                 kept.append(record)
         return kept
 
-    def report(self) -> None:
-        """Raise or log what was found, as the policy says."""
+    def report(self) -> str:
+        """Raise or tell what was found, as the policy says; nothing if nothing was."""
         if not self.found:
-            return
+            return ""
         listed = [f"{len(ids)} {what} (ids {_first(ids)})" for what, ids in self.found.items()]
         message = f"{self.path}: {sum(map(len, self.found.values()))} bad records: {'; '.join(listed)}"
         if self.policy == "error":
             raise ValueError(f"{message}. Mend the file, or set `data.bad_records: skip` to leave them out")
-        _log.warning("%s. They are left out.", message)
+        return f"{message}. They are left out."
 
 
 def _first(items: Sequence[Any]) -> str:
@@ -216,10 +221,16 @@ def _sound_images(images: list[Record], faults: _Faults) -> list[Record]:
     seen: set[int] = set()
 
     def wrong(image: Record) -> str | None:
+        if not isinstance(image, dict):
+            return "images that are no objects"
         if not all(key in image for key in ("id", "file_name", "width", "height")):
             return "images without id, file_name, width or height"
-        if not _integer(image["id"]) or not (_integer(image["width"]) and _integer(image["height"])):
+        if not (_integer(image["id"]) and _integer(image["width"], np.int32) and _integer(image["height"], np.int32)):
             return "images whose id, width or height is not a whole number"
+        if not isinstance(image["file_name"], str):
+            return "images whose file_name is no text"
+        if not isinstance(image.get("crowdIndex"), int | float | None):
+            return "images whose crowdIndex is no number"
         if image["width"] <= 0 or image["height"] <= 0:
             return "images of zero size"
         if image["id"] in seen:
@@ -230,14 +241,16 @@ def _sound_images(images: list[Record], faults: _Faults) -> list[Record]:
     return faults.sound(images, wrong)
 
 
-def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _integer(value: Any, kind: type[np.signedinteger[Any]] = np.int64) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < np.iinfo(kind).bits
 
 
 def _sound_people(people: list[Record], image_ids: set[int], rules: ReadingRules, faults: _Faults) -> list[Record]:
     seen: set[int] = set()
 
     def wrong(person: Record) -> str | None:
+        if not isinstance(person, dict):
+            return "annotations that are no objects"
         if not _integer(person.get("id")) or not _integer(person.get("image_id")):
             return "annotations without id or image_id"
         if person["id"] in seen:
@@ -273,7 +286,7 @@ def _with_sound_numbers(people: list[Record], rules: ReadingRules, faults: _Faul
     checks = {
         "annotations whose box is not finite": ~np.isfinite(boxes).all(1),
         "annotations whose area is not finite": ~np.isfinite(_areas(people, boxes, rules.area_factor)),
-        "annotations with keypoints and a box of zero size": ~(boxes[:, 2:] > 0).all(1) & labelled.any(1),
+        "annotations with a box of zero size": ~(boxes[:, 2:] > 0).all(1),
         "annotations whose labelled keypoints are not finite": (labelled & ~np.isfinite(keypoints).all(2)).any(1),
         "annotations whose visibility is not 0, 1 or 2": ~np.isin(keypoints[..., 2], (0, 1, 2)).all(1),
     }
@@ -284,15 +297,21 @@ def _with_sound_numbers(people: list[Record], rules: ReadingRules, faults: _Faul
 def _numbers(records: list[Record], field: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """(N, *shape) numbers of a field; whatever is not a number becomes NaN."""
     values = [record[field] for record in records]
+    flat = (len(records), math.prod(shape)) if shape else (len(records),)
     try:
         array = np.array(values, np.float64)
-    except (TypeError, ValueError):
-        array = np.array([[_number(v) for v in np.ravel(np.array(value, object))] for value in values], np.float64)
+    except (TypeError, ValueError, OverflowError):
+        array = None
+    if array is None or array.shape != flat:
+        array = np.array([[_number(v) for v in value] if shape else _number(value) for value in values], np.float64)
     return array.reshape(len(records), *shape)
 
 
 def _number(value: Any) -> float:
-    return value if isinstance(value, int | float) else np.nan
+    try:
+        return float(value) if isinstance(value, int | float) else np.nan
+    except OverflowError:  # a whole number that no float holds
+        return np.nan
 
 
 def _areas(people: list[Record], corner_size: NDArray[np.float64], factor: float | None) -> NDArray[np.float64]:
@@ -310,7 +329,7 @@ def _arrays(images: list[Record], people: list[Record], rules: ReadingRules) -> 
         image_ids=np.array([image["id"] for image in images], np.int64),
         file_names=np.array([image["file_name"].encode() for image in images], np.bytes_),
         sizes=np.array([(image["height"], image["width"]) for image in images], np.int32).reshape(-1, 2),
-        crowd_index=np.array([image.get("crowdIndex", np.nan) for image in images], np.float64),
+        crowd_index=np.array([_number(image.get("crowdIndex")) for image in images], np.float64),
         instance_ids=np.array([person["id"] for person in people], np.int64),
         image_index=np.array([index[person["image_id"]] for person in people], np.int64),
         boxes=np.concatenate([corner_size[:, :2], corner_size[:, :2] + corner_size[:, 2:]], 1),

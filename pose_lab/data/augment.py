@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pose_lab.data import letterbox
+from pose_lab.data.images import HUE_LIMIT
 from pose_lab.ops import warps
 
 _TILES = 4
@@ -58,9 +59,9 @@ class Augmentation:
         for name in ("mosaic", "flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.augment.{name} is a probability, but it is {getattr(self, name)}")
-        for name in ("scale", "translate", "hue", "saturation", "value"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"data.augment.{name} must be at least 0 and below 1, but it is {getattr(self, name)}")
+        for name, limit in {"scale": 1, "translate": 1, "hue": HUE_LIMIT, "saturation": 1, "value": 1}.items():
+            if not 0 <= (value := getattr(self, name)) < limit:
+                raise ValueError(f"data.augment.{name} must be at least 0 and below {limit}, but it is {value}")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ Pictures are (H, W, 3) uint8 RGB arrays.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +20,7 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+HUE_LIMIT = 0.42  # 1.42 times OpenCV's largest hue (179) still fits into eight bits
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 
@@ -29,39 +29,24 @@ class BadImageError(ValueError):
     """An image file that is missing, cut off, not an image, or of another size than its annotation says."""
 
 
-def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
-    """The names that are not files below `folder`, by listing folders instead of asking for every file."""
-    names = list(names)
-    parents = {os.path.dirname(name) for name in names}  # noqa: PTH120 (118,000 Path objects are slow)
-    present = {os.path.join(parent, entry) for parent in parents for entry in _listed(folder / parent)}  # noqa: PTH118
-    return [name for name in names if name not in present]
-
-
-def _listed(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
-
-
-def defect(path: Path) -> str | None:
-    """What is wrong with an image file, judged by its first and last bytes; None if nothing is."""
+def defect(path: Path, size: tuple[int, int]) -> str | None:
+    """Why `read_picture` would refuse an image file of the annotated height and width; None if it would not."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return _defect(data)
+        _read(path, size, 1)
+    except BadImageError as error:
+        return str(error)
+    return None
 
 
-def _defect(data: bytes) -> str | None:
+def _marks_missing(data: bytes) -> str | None:
+    """What the first and last bytes of an image file tell against it."""
     if data.startswith(_JPEG_START):
         whole = data.endswith(_JPEG_END) or data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN) > 0
     elif data.startswith(_PNG_START):
         whole = _PNG_END in data[-64:]
     else:
-        return None if data and _decodes(data) else "is not an image"
+        return None if data else "is not an image"
     return None if whole else f"is cut off ({len(data)} bytes)"
-
-
-def _decodes(data: bytes) -> bool:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8) is not None
 
 
 def read_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> Picture:
@@ -76,17 +61,26 @@ def read_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> Picture:
         BadImageError: if the file is missing, cut off, not an image, or of another size.
     """
     try:
+        return _read(path, size, shrink)
+    except BadImageError as error:
+        raise BadImageError(f"{path}: {error}") from None
+
+
+def _read(path: Path, size: tuple[int, int], shrink: int) -> Picture:
+    try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadImageError(f"{path}: cannot be read ({error.strerror})") from None
+        raise BadImageError(f"cannot be read ({error.strerror})") from None
+    if complaint := _marks_missing(data):
+        raise BadImageError(complaint)
     decoded = shrink if data.startswith(_JPEG_START) else 1  # only JPEG can skip detail while decoding
     expected = _expected(size, decoded)
-    picture = None if _defect(data) else _decoded(data, expected, _REDUCED.get(decoded, 0))
+    picture = _decoded(data, expected, _REDUCED.get(decoded, 0))
     if picture is None:
-        raise BadImageError(f"{path}: {_defect(data) or 'is not an image'}")
+        raise BadImageError("is not an image")
     if picture.shape[:2] != expected:
         height, width = picture.shape[0] * decoded, picture.shape[1] * decoded
-        raise BadImageError(f"{path}: is {width}x{height} pixels, but its annotation says {size[1]}x{size[0]}")
+        raise BadImageError(f"is {width}x{height} pixels, but its annotation says {size[1]}x{size[0]}")
     return picture if decoded == shrink else _shrunk(picture, shrink)
 
 
@@ -154,7 +148,7 @@ def resized(picture: Picture, size: tuple[int, int], average: bool) -> Picture:
 
 
 def recoloured(picture: Picture, gains: NDArray[np.float64]) -> Picture:
-    """Multiply hue (modulo a full turn), saturation and value by three gains."""
+    """Multiply hue (modulo a full turn), saturation and value by three gains; that of hue below 1 + `HUE_LIMIT`."""
     hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
     hsv = cv2.transform(hsv, np.diag(gains).astype(np.float32))
     return cast(Picture, cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose_lab.data import annotations as reading
-from pose_lab.data import images
+from pose_lab.data import inventory
 from pose_lab.data.annotations import BadRecords, ReadingRules
 from pose_lab.data.augment import Augmentation
+from pose_lab.data.images import BadImageError
 from pose_lab.data.loader import EpochLoader, EpochSampler
 from pose_lab.data.samples import Samples, View
 from pose_lab.poses import Annotations
@@ -112,6 +112,8 @@ class PoseDataModule(lightning.LightningDataModule):
         self.workers, self.seed = workers, seed
         self._indexed: dict[str, Annotations] = {}
         self._rows: dict[str, NDArray[np.int64]] = {}
+        self._files: dict[str, str] = {}
+        self._selected: dict[str, Annotations] = {}
         self._loaders: list[EpochLoader] = []
 
     def prepare_data(self) -> None:
@@ -126,18 +128,18 @@ class PoseDataModule(lightning.LightningDataModule):
             reading.indexed(self.annotation_file(name), self.rules, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the indices and check that all images are there.
+        """Open the indices and check that all images are there; with `bad_images` "skip" also that they can be shown.
 
         Raises:
             FileNotFoundError: as `prepare_data`.
             BadImageError: if images are missing and `bad_images` is "error".
+            OSError: if the cache cannot be written.
             ValueError: if no picture is left to train or evaluate on.
         """
         self._check_layout()
-        for name, split in self.splits.items():
+        for name in self.splits:
             if name not in self._rows:
-                self._indexed[name] = reading.load_annotations(self.annotation_file(name), self.rules, self.cache)
-                self._rows[name] = self._usable(name, split.selection(self._indexed[name]))
+                self._open(name)
 
     def teardown(self, stage: str) -> None:
         """Stop the loaders' worker processes."""
@@ -154,11 +156,20 @@ class PoseDataModule(lightning.LightningDataModule):
         """What is evaluated, without the pictures that are left out; after `setup`."""
         return self._used("val")
 
+    @property
+    def pixel_shift(self) -> float:
+        """What was added to the annotation files' keypoints on reading; also before `setup`."""
+        return self.rules.pixel_shift
+
     def fingerprint(self) -> str:
-        """A digest of the annotations and of the part that is used, wherever the files lie; also before `setup`."""
-        self._check_layout()
+        """A digest of the annotations, of the part that is used, and of its image files' names and sizes in bytes.
+
+        It does not depend on where the files lie; also before `setup`, whose errors it raises.
+        """
+        self.setup()
         parts = [reading.fingerprint(self.annotation_file(name), self.rules, self.cache) for name in self.splits]
         parts += [repr((split.people_only, split.limit)) for split in self.splits.values()]
+        parts += [self._files[name] for name in self.splits]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def describe(self) -> str:
@@ -211,8 +222,10 @@ class PoseDataModule(lightning.LightningDataModule):
         return self._loaders[-1]
 
     def _used(self, name: str) -> Annotations:
-        whole, rows = self._indexed[name], self._rows[name]
-        return whole if len(rows) == len(whole.image_ids) else reading.select(whole, rows)
+        if name not in self._selected:
+            whole, rows = self._indexed[name], self._rows[name]
+            self._selected[name] = whole if len(rows) == len(whole.image_ids) else reading.select(whole, rows)
+        return self._selected[name]
 
     def _by_aspect(self) -> NDArray[np.int64]:
         sizes = self._indexed["val"].sizes[self._rows["val"]]
@@ -233,24 +246,34 @@ class PoseDataModule(lightning.LightningDataModule):
                 f"Found there: {_contents(self.root)}"
             )
 
-    def _usable(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows whose image files are usable; raises or reports what is not, as `bad_images` says."""
-        folder = self.root / self.splits[name].images
+    def _open(self, name: str) -> None:
+        """Open a split's index and take stock of its image files."""
+        self._indexed[name] = reading.load_annotations(self.annotation_file(name), self.rules, self.cache)
+        rows = self.splits[name].selection(self._indexed[name])
         files = [file.decode() for file in self._indexed[name].file_names[rows].tolist()]
-        bad = dict.fromkeys(images.missing_files(folder, files), "is missing")
+        found = inventory.listing(self.root / self.splits[name].images, files)
+        bad = self._unusable(name, dict(zip(files, rows.tolist(), strict=True)), found)
+        kept = np.array([file not in bad for file in files], np.bool_)
+        if not kept.any():
+            raise ValueError(f"{self.annotation_file(name)}: no picture is left in the {name} split")
+        self._files[name] = inventory.digest((file for file in files if file not in bad), found)
+        self._rows[name] = rows[kept]
+
+    def _unusable(self, name: str, rows: dict[str, int], found: dict[str, inventory.State]) -> dict[str, str]:
+        """The image files that cannot be shown, and why; raises or reports them, as `bad_images` says."""
+        folder = self.root / self.splits[name].images
+        bad = {file: "is missing" for file in rows if file not in found}
         if self.bad_images == "skip":
-            bad |= _defects(folder, [file for file in files if file not in bad])
+            sizes = dict(zip(rows, map(tuple, self._indexed[name].sizes[list(rows.values())].tolist()), strict=True))
+            bad |= inventory.defects(folder, {file: sizes[file] for file in rows if file in found}, found, self.cache)
         if bad:
             named = "; ".join(f"{file} {what}" for file, what in list(bad.items())[:_NAMED])
             more = "; ..." if len(bad) > _NAMED else ""
-            message = f"{folder}: {len(bad)} of {len(files)} images are unusable: {named}{more}"
+            message = f"{folder}: {len(bad)} of {len(rows)} images are unusable: {named}{more}"
             if self.bad_images == "error":
-                raise images.BadImageError(f"{message}. Get them, or set `data.bad_images: skip` to leave them out")
+                raise BadImageError(f"{message}. Get them, or set `data.bad_images: skip` to leave them out")
             _log.warning("%s. They are left out.", message)
-        rows = rows[[file not in bad for file in files]]
-        if len(rows) == 0:
-            raise ValueError(f"{self.annotation_file(name)}: no picture is left in the {name} split")
-        return rows
+        return bad
 
 
 def _one_of(field: str, value: Any) -> Any:
@@ -264,10 +287,3 @@ def _contents(folder: Path) -> str:
         return "no such folder"
     names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "nothing"
-
-
-def _defects(folder: Path, files: list[str]) -> dict[str, str]:
-    """What is wrong with image files, several read at once."""
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(images.defect, [folder / file for file in files])
-        return {file: what for file, what in zip(files, found, strict=True) if what}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -54,6 +54,16 @@ class View:
     seed: int = 0
     augmentation: Augmentation | None = None
     stride: int | None = None
+
+
+class _Drawing(NamedTuple):
+    """One source of a `Plan`."""
+
+    source: int
+    shrink: int
+    crop: list[int]
+    block: list[int]
+    window: list[int]
 
 
 class Samples(Dataset[Batch | images.BadImageError]):
@@ -122,29 +132,38 @@ class Samples(Dataset[Batch | images.BadImageError]):
 
     def _drawn(self, plan: Plan) -> Tensor:
         """(B, 3, H, W) uint8, in shared memory if a worker draws them."""
-        pictures = torch.empty(len(plan.zoom), 3, *plan.frame, dtype=torch.uint8)
-        pictures = pictures if get_worker_info() is None else pictures.share_memory_()
-        frame = np.empty((*plan.frame, 3), np.uint8)
+        pictures = _unfilled((len(plan.zoom), 3, *plan.frame))
+        frame, mirrored = np.empty((2, *plan.frame, 3), np.uint8)
         bounds = plan.bounds.tolist()
+        rows = (plan.source, plan.shrink, plan.crop, plan.block, plan.window)
+        sources = [_Drawing(*values) for values in zip(*(row.tolist() for row in rows), strict=True)]
         for row, planes in enumerate(pictures.numpy()):
             gains = None if plan.gains is None else plan.gains[row].numpy()
             frame[:] = images.recoloured_grey(self.view.pad_value, gains)
-            for source in range(bounds[row], bounds[row + 1]):
-                self._draw(frame, plan, source, gains)
-            cv2.split(cv2.flip(frame, 1) if plan.flipped[row] else frame, list(planes))
+            for source in sources[bounds[row] : bounds[row + 1]]:
+                self._draw(frame, source, gains, plan.average)
+            cv2.split(cv2.flip(frame, 1, dst=mirrored) if plan.flipped[row] else frame, list(planes))
         return pictures
 
-    def _draw(self, frame: Picture, plan: Plan, source: int, gains: NDArray[np.float64] | None) -> None:
+    def _draw(self, frame: Picture, drawing: _Drawing, gains: NDArray[np.float64] | None, average: bool) -> None:
         """Draw one source; one that the frame does not show is not even read."""
-        crop, block, window = (rows[source].tolist() for rows in (plan.crop, plan.block, plan.window))
-        if window[0] < window[2] and window[1] < window[3]:
-            picture = self._read(int(plan.source[source]), int(plan.shrink[source]))
-            images.draw(frame, picture[crop[1] : crop[3], crop[0] : crop[2]], block, window, gains, plan.average)
+        left, top, right, bottom = drawing.window
+        if left < right and top < bottom:
+            x0, y0, x1, y1 = drawing.crop
+            picture = self._read(drawing.source, drawing.shrink)[y0:y1, x0:x1]
+            images.draw(frame, picture, drawing.block, drawing.window, gains, average)
 
     def _read(self, image: int, shrink: int) -> Picture:
         name = self.annotations.file_names[self.subset[image]].decode()
         height, width = self.sizes[image].tolist()
         return images.read_picture(self.folder / name, (height, width), shrink)
+
+
+def _unfilled(shape: tuple[int, ...]) -> Tensor:
+    """Memory for uint8 values: NumPy's in huge pages, which fills faster; shared memory in a worker."""
+    if get_worker_info() is None:
+        return torch.from_numpy(np.empty(shape, np.uint8))
+    return torch.empty(shape, dtype=torch.uint8).share_memory_()
 
 
 def prepare_worker(_: Any) -> None:

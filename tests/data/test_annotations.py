@@ -1,6 +1,7 @@
 import json
 import logging
 import multiprocessing
+import re
 
 import numpy as np
 import pytest
@@ -124,6 +125,18 @@ def with_image(**changes):
     return values
 
 
+def with_unlabelled(**changes):
+    values = content()
+    values["annotations"][2] |= changes
+    return values
+
+
+def with_record(field, record):
+    values = content()
+    values[field][0] = record
+    return values
+
+
 def without(field):
     values = content()
     del values["annotations"][0][field]
@@ -133,9 +146,13 @@ def without(field):
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        (with_annotation(bbox=[1, 2, 0, 40]), r"1 annotations with keypoints and a box of zero size \(ids 1\)"),
+        (with_annotation(bbox=[1, 2, 0, 40]), r"1 annotations with a box of zero size \(ids 1\)"),
         (with_annotation(bbox=[1, float("nan"), 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
         (with_annotation(bbox=[1, None, 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
+        (with_annotation(bbox=[1, [2, 3], 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
+        (with_annotation(bbox=[1, 10**400, 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
+        (with_unlabelled(bbox=[4, 4, 0, 0]), r"1 annotations with a box of zero size \(ids 4\)"),
+        (with_unlabelled(bbox=[4, 4, float("nan"), 2]), r"1 annotations whose box is not finite \(ids 4\)"),
         (with_annotation(bbox=[1, 2]), "without a box of four numbers"),
         (with_annotation(keypoints=[1, 2, 2] * len(CROWDPOSE)), rf"skeleton coco, `data.skeleton`, has {len(COCO)}\)"),
         (with_annotation(keypoints=[float("nan"), 2, 2] * len(COCO)), "labelled keypoints are not finite"),
@@ -147,6 +164,12 @@ def without(field):
         (without("area"), "1 annotations without area"),
         (with_image(id=3), r"1 images with an id that occurred before \(ids 3\)"),
         (with_image(width=0), "1 images of zero size"),
+        (with_image(width=2**40), "1 images whose id, width or height is not a whole number"),
+        (with_image(file_name=123), r"1 images whose file_name is no text \(ids 9\)"),
+        (with_image(crowdIndex="high"), r"1 images whose crowdIndex is no number \(ids 9\)"),
+        (with_record("images", 1234), r"1 images that are no objects \(ids 1234\)"),
+        (with_record("annotations", ["person"]), r"1 annotations that are no objects \(ids \['person'\]\)"),
+        (with_record("annotations", None), r"1 annotations that are no objects \(ids None\)"),
     ],
 )
 def test_bad_records_are_counted_and_named_or_left_out(write, caplog, values, complaint):
@@ -157,7 +180,20 @@ def test_bad_records_are_counted_and_named_or_left_out(write, caplog, values, co
     with caplog.at_level(logging.WARNING):
         kept = load(write(values), ReadingRules(COCO, bad_records="skip"))
     assert len(kept.instance_ids) < 3
-    assert "left out" in caplog.text
+    assert re.search(f"{complaint}.*They are left out", caplog.text)
+
+
+def test_what_was_left_out_is_told_at_every_opening(write, caplog):
+    values = write(with_annotation(bbox=[1, 2, 0, 40]))
+    for _ in range(2):
+        caplog.clear()
+        load(values, ReadingRules(COCO, bad_records="skip"))
+        assert "1 bad records: 1 annotations with a box of zero size (ids 1). They are left out." in caplog.text
+
+
+def test_nothing_is_told_of_a_sound_file(write, caplog):
+    load(write(content()), ReadingRules(COCO, bad_records="skip"))
+    assert not caplog.text
 
 
 def test_many_bad_records_make_a_short_message(write):
@@ -165,12 +201,6 @@ def test_many_bad_records_make_a_short_message(write):
     values["annotations"] = [person(n, 3, bbox=[0, 0, 0, 0]) for n in range(50)]
     with pytest.raises(ValueError, match=r"50 bad records: .*\(ids 0, 1, 2, 3, 4, \.\.\.\)"):
         load(write(values))
-
-
-def test_a_box_of_zero_size_without_keypoints_is_no_fault(write):
-    values = content()
-    values["annotations"][2]["bbox"] = [4, 4, 0, 0]
-    assert len(load(write(values)).instance_ids) == 3
 
 
 @pytest.mark.parametrize(
@@ -190,6 +220,12 @@ def test_damaged_files(write, text, complaint):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.json does not exist"):
         load_annotations(tmp_path / "gone.json", RULES, tmp_path)
+
+
+def test_a_folder_in_place_of_the_file(tmp_path):
+    with pytest.raises(OSError, match="cannot read the annotation file") as caught:
+        load_annotations(tmp_path, RULES, tmp_path / "cache")
+    assert "data.cache" not in str(caught.value)
 
 
 def test_unwritable_cache(write, tmp_path):

@@ -160,7 +160,9 @@ def test_frames_need_not_be_square(scene):
     assert batch.images.shape == (6, 3, 64, 128)
 
 
-@pytest.mark.parametrize(("field", "value"), [("mosaic", 1.5), ("flip", -0.1), ("scale", 1.0), ("translate", -1)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("mosaic", 1.5), ("flip", -0.1), ("scale", 1.0), ("hue", 0.5), ("translate", -1)]
+)
 def test_impossible_values_are_named(field, value):
     with pytest.raises(ValueError, match=rf"data\.augment\.{field} .* {value}"):
         Augmentation(**{field: value})

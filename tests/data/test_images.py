@@ -1,3 +1,5 @@
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def test_missing_file_is_named(tmp_path):
 def test_cut_off_file_is_noticed(tmp_path, picture, suffix):
     path = saved(tmp_path / f"a.{suffix}", picture)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert "is cut off" in images.defect(path)
+    assert "is cut off" in images.defect(path, (101, 203))
     with pytest.raises(BadImageError, match=rf"a\.{suffix}: is cut off \(\d+ bytes\)"):
         read_picture(path, (101, 203))
 
@@ -55,10 +57,19 @@ def test_other_content_is_no_image(tmp_path, content):
         read_picture(path, (4, 4))
 
 
+def test_a_header_that_claims_too_many_pixels_is_no_image(tmp_path, picture):
+    path = saved(tmp_path / "a.png", picture)
+    data = path.read_bytes()
+    header = b"IHDR" + (2**20).to_bytes(4, "big") * 2 + data[24:29]
+    path.write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])
+    with pytest.raises(BadImageError, match=r"a\.png: is not an image"):
+        read_picture(path, (101, 203))
+
+
 def test_bytes_after_the_picture_do_no_harm(tmp_path, picture):
     path = saved(tmp_path / "a.jpg", picture)
     path.write_bytes(path.read_bytes() + b"\0" * 100)
-    assert images.defect(path) is None
+    assert images.defect(path, (101, 203)) is None
     assert read_picture(path, (101, 203)).shape == (101, 203, 3)
 
 
@@ -75,14 +86,6 @@ def test_annotated_size_decides_about_turning(tmp_path, picture):
     path.write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
     unturned, turned = read_picture(path, (101, 203)), read_picture(path, (203, 101))
     assert np.array_equal(np.rot90(unturned, -1), turned)
-
-
-def test_missing_files_are_found_by_listing_folders(tmp_path):
-    (tmp_path / "deep").mkdir()
-    for name in ("a.jpg", "deep/b.jpg"):
-        (tmp_path / name).touch()
-    names = ["a.jpg", "deep/b.jpg", "deep/c.jpg", "other/d.jpg"]
-    assert images.missing_files(tmp_path, names) == ["deep/c.jpg", "other/d.jpg"]
 
 
 def test_colours_follow_the_published_tables(picture):

@@ -1,9 +1,12 @@
 import logging
+import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from pose_lab.data import images, inventory
 from pose_lab.data.images import BadImageError
 from pose_lab.data.module import Split
 from pose_lab.ops import warps
@@ -80,6 +83,73 @@ def test_too_few_pictures_for_a_batch(root, tmp_path):
         module.train_dataloader()
 
 
+def repainted(path, quality):
+    picture = cv2.imread(str(path))
+    cv2.imwrite(str(path), picture, [cv2.IMWRITE_PNG_COMPRESSION, quality])
+
+
+def test_fingerprint_is_of_the_image_files_too_but_not_of_their_place(root, tmp_path):
+    before = data_module(root, tmp_path / "cache").fingerprint()
+    copy = shutil.copytree(root, tmp_path / "copy")
+    assert data_module(copy, tmp_path / "other").fingerprint() == before
+    repainted(root / "pictures" / "1.png", 0)
+    assert data_module(root, tmp_path / "cache").fingerprint() != before
+
+
+def test_fingerprint_tells_which_pictures_are_left_out(root, tmp_path):
+    before = data_module(root, tmp_path / "cache", bad_images="skip").fingerprint()
+    assert data_module(root, tmp_path / "cache").fingerprint() == before
+    path = root / "pictures" / "3.png"
+    data = bytearray(path.read_bytes())
+    data[60:90] = bytes(30)  # as long as before, but no picture
+    path.write_bytes(data)
+    assert data_module(root, tmp_path / "cache", bad_images="skip").fingerprint() != before
+
+
+def test_what_cannot_be_shown_is_left_out(root, tmp_path, caplog):
+    values = read_annotations(root)
+    values["images"][4]["width"] += 1
+    write_annotations(root, values)
+    undecodable = root / "pictures" / "1.jpg"
+    (root / "pictures" / "1.png").unlink()
+    undecodable.write_bytes(b"\xff\xd8\xff\xda" + bytes(99) + b"\xff\xd9")
+    values["images"][1]["file_name"] = "1.jpg"
+    write_annotations(root, values)
+    with caplog.at_level(logging.WARNING):
+        module = data_module(root, tmp_path / "cache", bad_images="skip")
+    assert "2 of 6 images are unusable" in caplog.text
+    assert "1.jpg is not an image" in caplog.text
+    assert "4.png is 120x80 pixels, but its annotation says 121x80" in caplog.text
+    shown = torch.cat([batch.image_ids for batch in module.train_dataloader()])
+    assert sorted(shown.tolist()) == [100, 102, 103, 105]
+
+
+def test_sound_images_are_looked_at_once(root, tmp_path, monkeypatch):
+    (root / "pictures" / "3.png").write_bytes(b"<html>")
+    looked_at = []
+    defect = images.defect
+    monkeypatch.setattr(images, "defect", lambda path, size: looked_at.append(path.name) or defect(path, size))
+    data_module(root, tmp_path / "cache", bad_images="skip")
+    assert sorted(set(looked_at)) == [f"{i}.png" for i in range(6)]
+    assert len(looked_at) == 7  # both splits are the same pictures; what is bad is looked at again
+    repainted(root / "pictures" / "1.png", 0)
+    looked_at.clear()
+    data_module(root, tmp_path / "cache", bad_images="skip")
+    assert set(looked_at) == {"1.png", "3.png"}
+
+
+def test_images_in_order_need_no_look(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "defect", lambda *_: pytest.fail("looked at an image"))
+    data_module(root, tmp_path / "cache")
+
+
+def test_annotations_of_a_part_are_copied_once(root, tmp_path):
+    split = Split("people.json", "pictures", limit=3)
+    module = data_module(root, tmp_path / "cache", train=split, val=split)
+    assert module.val_annotations is module.val_annotations
+    assert module.pixel_shift == module.val_annotations.pixel_shift
+
+
 @pytest.mark.parametrize("field", ["bad_records", "bad_images"])
 def test_unknown_policy(root, tmp_path, field):
     with pytest.raises(ValueError, match=rf"data\.{field} must be `error` or `skip`, but it is 'ignore'"):
@@ -110,3 +180,19 @@ def test_real_photographs(tmp_path):
     people = sum(len(batch.instances) for batch in module.val_dataloader())
     assert people == 80
     assert sum(len(batch) for batch in module.train_dataloader()) == 80
+
+
+def test_files_are_found_by_listing_folders(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("a.jpg", "deep/b.jpg", "unlisted.jpg"):
+        (tmp_path / name).write_bytes(b"123")
+    (tmp_path / "folder.jpg").mkdir()
+    found = inventory.listing(tmp_path, ["a.jpg", "deep/b.jpg", "deep/c.jpg", "other/d.jpg", "folder.jpg"])
+    assert {name: size for name, (size, _) in found.items()} == {"a.jpg": 3, "deep/b.jpg": 3}
+
+
+def test_unwritable_list_of_sound_images(root, tmp_path):
+    data_module(root, tmp_path / "cache")
+    (tmp_path / "cache" / "images").touch()
+    with pytest.raises(OSError, match=r"cannot write the list of sound images to .*`data\.cache`"):
+        data_module(root, tmp_path / "cache", bad_images="skip")

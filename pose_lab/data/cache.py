@@ -1,0 +1,40 @@
+"""Writing to the cache folder: one process at a time, and every failure told with the folder and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+
+@contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Explains failures to write.
+
+    Args:
+        what: is written.
+        folder: where.
+
+    Raises:
+        OSError: in place of any that is raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot write {what} to {folder} ({reason}); set `data.cache` elsewhere") from None
+
+
+@contextmanager
+def locked(what: str, path: Path) -> Iterator[None]:
+    """Holds the lock of a file or folder of the cache; other processes wait. Arguments and errors as `writing`."""
+    lock = FileLock(f"{path}.lock")
+    with writing(what, path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
