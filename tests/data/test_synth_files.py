@@ -51,6 +51,31 @@ def test_another_seed_gives_other_pictures(root, tmp_path):
     assert (other / "train" / "000000000001.jpg").read_bytes() != (root / "train" / "000000000001.jpg").read_bytes()
 
 
+def test_one_data_set_however_its_numbers_are_written():
+    settings = SynthSettings(people=(1, 3), noise=4.0, camera_pitch=(-8.0, 30.0))
+    same = SynthSettings(people=[1.0, 3], noise=4, camera_pitch=[-8, 30], width=128.0)
+    assert same == settings
+    assert same.digest == settings.digest
+    assert replace(settings, noise=5).digest != settings.digest
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("width", 96.5, "no whole number"),
+        ("width", "96", "no whole number"),
+        ("noise", "loud", "no number"),
+        ("crowd", 1, "no true or false"),
+        ("people", 3, "no list of 2 values"),
+        ("people", [1, 2, 3], "no list of 2 values"),
+        ("poses", "standing", "no list"),
+    ],
+)
+def test_settings_of_another_type_are_named(field, value, complaint):
+    with pytest.raises(ValueError, match=f"{field}=.*{complaint}"):
+        SynthSettings(**{field: value})
+
+
 def test_layout_and_settings(root):
     assert sorted(path.name for path in root.iterdir()) == ["annotations", "settings.json", "train", "val"]
     assert len(list((root / "train").glob("*.jpg"))) == SMALL.train_images

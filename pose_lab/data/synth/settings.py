@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from pose_lab.data.synth.posing import FAMILIES
 from pose_lab.skeletons import skeleton
 
 GENERATOR_VERSION = 4  # raise it with every change of the generator that changes a picture or an annotation
+
+_KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,10 @@ class SynthSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        hints = get_type_hints(SynthSettings)
         for field in fields(self):
-            if isinstance(value := getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(value))
+            value = _typed(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
         skeleton(self.skeleton)
         for complaint in _complaints(self):
             raise ValueError(f"synthetic data: {complaint}")
@@ -90,6 +93,23 @@ class SynthSettings:
     def from_json(cls, values: dict[str, Any]) -> SynthSettings:
         """The settings that `to_json` wrote."""
         return cls(**{key: value for key, value in values.items() if key != "generator_version"})
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """The value in its field's own type, so that 4 and 4.0, a list and a tuple are one data set."""
+    if kinds := get_args(hint):  # a tuple
+        expected = len(value) if Ellipsis in kinds and isinstance(value, list | tuple) else len(kinds)
+        if not isinstance(value, list | tuple) or len(value) != expected:
+            raise ValueError(f"synthetic data: {name}={value!r} is no list of {len(kinds)} values")
+        kinds = kinds[:1] * expected if Ellipsis in kinds else kinds
+        return tuple(_typed(name, item, kind) for item, kind in zip(value, kinds, strict=True))
+    if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        if hint is int and not float(value).is_integer():
+            raise ValueError(f"synthetic data: {name}={value!r} is no whole number")
+        return hint(value)
+    if not isinstance(value, hint):
+        raise ValueError(f"synthetic data: {name}={value!r} is no {_KINDS[hint]}")
+    return value
 
 
 def _complaints(settings: SynthSettings) -> list[str]:
