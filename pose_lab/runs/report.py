@@ -273,7 +273,8 @@ def _rows(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> l
 
 
 def _row(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> Row:
-    values = {name: [run.metrics[name] for run in runs if name in run.metrics] for name in (*columns, "seconds")}
+    # -1 is how COCO says that a number is undefined, such as AP of large people where there are none
+    values = {name: [v for run in runs if (v := run.metrics.get(name, -1)) != -1] for name in (*columns, "seconds")}
     estimates = {name: Estimate(found) for name, found in values.items() if found}
     return Row({key: runs[0].settings.get(key) for key in keys}, estimates, runs)
 

@@ -40,7 +40,7 @@ class PredictionsFile(Callback):
         """Keeps the predictions of a batch."""
         if trainer.state.fn is not TrainerFn.VALIDATING:
             return
-        shift = trainer.datamodule.val_annotations.pixel_shift  # type: ignore[attr-defined]
+        shift = trainer.datamodule.pixel_shift  # type: ignore[attr-defined]
         self._rows += coco_results(outputs.to("cpu"), batch.image_ids.cpu(), shift, self.digits)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

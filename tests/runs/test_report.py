@@ -261,3 +261,12 @@ def test_compare_takes_a_folder_and_its_errors_are_short(folder, tmp_path, capsy
     with pytest.raises(SystemExit):
         compare.main(["experiment=no_such"])
     assert "Could not find 'experiment/no_such'" in capsys.readouterr().err
+
+
+def test_undefined_numbers_are_left_out(tmp_path):
+    run = real_run(tmp_path, 0.05, 0, ap=0.5)
+    run.write_metrics({**run.metrics(), "APL": -1.0})
+    text = markdown(build(run.path.parent))
+    assert "50.0" in text
+    assert "-100" not in text
+    assert "APL" not in text
