@@ -45,11 +45,12 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Saves `last.ckpt` at every epoch's end, every `minutes`, and when a signal asks the run to stop.
+    """Saves `last.ckpt` at the ends of epochs, every `minutes`, and when a signal asks the run to stop.
 
     Args:
         folder: where the checkpoints lie.
         minutes: longest time between two checkpoints.
+        pause: shortest time in seconds before the end of an epoch is saved, too: short epochs are not.
         identity: the run's hash and its deciding config, stored so that another run's checkpoint is refused.
         config: the same config as nested plain values.
         monitor: logged numbers and their weights, whose largest weighted sum makes `best.ckpt`; None: there is none.
@@ -59,12 +60,14 @@ class Checkpoints(Checkpoint):
         self,
         folder: Path,
         minutes: float,
+        pause: float,
         identity: str,
         config: Mapping[str, Any],
         monitor: Mapping[str, float] | None = None,
     ) -> None:
         self.folder = folder
         self.seconds = minutes * 60
+        self.pause = pause
         self.identity = identity
         self.config = dict(config)
         self.monitor = monitor
@@ -105,8 +108,11 @@ class Checkpoints(Checkpoint):
         if score is not None and better:
             self.best = score
             trainer.save_checkpoint(self.folder / BEST)  # before the one that knows of it
-        self._save(trainer)
-        if self._asked_to_stop(trainer) and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+        stop, last = self._asked_to_stop(trainer), trainer.current_epoch + 1 == trainer.max_epochs
+        pause = trainer.strategy.reduce_boolean_decision(time.monotonic() - self._saved > self.pause, all=False)
+        if better or stop or last or pause:
+            self._save(trainer)
+        if stop and not last:
             raise InterruptedRun(self._reason())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -105,7 +105,8 @@ def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str
     logs: Wandb = build(cfg.logger)
     monitor = cfg.training.monitor if cfg.training.evaluate == "best" else None
     decides = deciding(cfg)
-    checkpoints = Checkpoints(folder.checkpoints, cfg.machine.checkpoint_minutes, run_id, decides, monitor)
+    minutes, pause = cfg.machine.checkpoint_minutes, cfg.machine.checkpoint_pause
+    checkpoints = Checkpoints(folder.checkpoints, minutes, pause, run_id, decides, monitor)
     resume = resumable(folder.checkpoints, run_id, decides, print)
     tags = (cfg.scale, cfg.data.name, cfg.method.name)
     identifier = f"{cfg.name}-{run_id}"
