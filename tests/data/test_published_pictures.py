@@ -45,12 +45,9 @@ def plan_of(tag, size):
 
 
 @pytest.mark.parametrize("tag", ["val", "valrect", "flip"])
-@pytest.mark.parametrize("image", range(4))
-@pytest.mark.parametrize("name", ["coco", "crowdpose"])
+@pytest.mark.parametrize(("name", "image"), [*(("coco", i) for i in range(4)), ("crowdpose", 0), ("crowdpose", 1)])
 def test_letterboxed_and_flipped_pictures(name, image, tag):
     data = np.load(fixture_path(f"kapao/labels_{name}_train.npz"))
-    if f"image{image}_bgr" not in data:
-        pytest.skip("the fixture has fewer pictures")
     picture = np.ascontiguousarray(data[f"image{image}_bgr"][..., ::-1])
     plan = plan_of(tag, picture.shape[:2])
     expected = data[f"{tag}{image}_image_rgb"].transpose(1, 2, 0)

@@ -149,7 +149,8 @@ def test_a_killed_sweep_leaves_no_orphan_and_another_takes_over(tmp_path):
         orphan = psutil.Process(folders(tmp_path)["box-0.01"].status().pid)
         parent.kill()
     later = sweep(tmp_path, "hydra.launcher.parallel=2")
-    assert not orphan.is_running()
+    # where nobody collects orphans, an ended one stays in the process table
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
     assert later.returncode == 0
     assert [len(starts(run)) for run in folders(tmp_path).values()] in ([2, 1], [1, 2])
 
