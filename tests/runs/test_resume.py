@@ -57,6 +57,14 @@ def stop_after(monkeypatch, batches):
     monkeypatch.setattr(Checkpoints, "on_train_batch_end", on_train_batch_end)
 
 
+def stopped_and_continued(cfg, batches, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, batches)
+        with pytest.raises(InterruptedRun):
+            train(cfg)
+    return train(cfg)
+
+
 @pytest.mark.parametrize("batches", [2, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 3], ids=["mid-epoch", "epoch end", "second"])
 def test_stopped_by_a_signal_and_started_again(batches, unbroken, tmp_path, cache, monkeypatch):
     cfg = composed(*TINY, results=tmp_path, cache=cache)
@@ -90,27 +98,18 @@ def test_accumulated_gradients_survive_a_stop(tmp_path, cache, monkeypatch):
     whole = train(composed(*accumulating, results=tmp_path / "whole", cache=cache))
     assert whole.metrics()["steps"] == 4 + 3  # of 5 batches each: 1, 1, 2, 1 while warming up, then 2, 2, 1
     cfg = composed(*accumulating, results=tmp_path / "stopped", cache=cache)
-    with monkeypatch.context() as patch:
-        stop_after(patch, STEPS_PER_EPOCH + 1)
-        with pytest.raises(InterruptedRun):
-            train(cfg)
-    assert_same_end(train(cfg), whole)
+    assert_same_end(stopped_and_continued(cfg, STEPS_PER_EPOCH + 1, monkeypatch), whole)
 
 
 def test_best_weights_are_evaluated_after_a_stop(tmp_path, cache, monkeypatch):
     best = (*TINY, "training.evaluate=best")
     whole = train(composed(*best, results=tmp_path / "whole", cache=cache))
     cfg = composed(*best, results=tmp_path / "stopped", cache=cache)
-    with monkeypatch.context() as patch:
-        stop_after(patch, STEPS_PER_EPOCH + 2)
-        with pytest.raises(InterruptedRun):
-            train(cfg)
-    assert_same_end(train(cfg), whole)
+    assert_same_end(stopped_and_continued(cfg, STEPS_PER_EPOCH + 2, monkeypatch), whole)
 
 
 def test_killed_without_warning_goes_on_from_the_last_checkpoint(unbroken, tmp_path, cache):
-    slow = "training.epochs=2"
-    arguments = [*TINY, slow, f"results={tmp_path}", f"machine.cache={cache}", "machine.checkpoint_minutes=0"]
+    arguments = [*TINY, f"results={tmp_path}", f"machine.cache={cache}", "machine.checkpoint_minutes=0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pose_lab.run", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
