@@ -15,6 +15,8 @@ from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from pose_lab.checkpoints.filling import fill
+from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.optimisation import MovingAverage, Optimisation
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
 from pose_lab.poses import Batch, Predictions
@@ -68,6 +70,23 @@ class PoseMethod(LightningModule):
     def predict(self, batch: Batch) -> Predictions:
         """The people found in a batch, in pixels of the original images."""
         return self.people(self.candidates(batch), batch)
+
+    @classmethod
+    def net_changes(cls, weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:
+        """What must change in the `net` node of the config so that a checkpoint's weights fit; by default nothing.
+
+        Raises:
+            ValueError: they are the weights of another method.
+        """
+        return {}
+
+    def load_weights(self, weights: Weights) -> str:
+        """Takes the weights of a checkpoint with published names; returns what was taken, in words.
+
+        Raises:
+            ValueError: they do not fit; the network is untouched.
+        """
+        return fill(self.net, weights)
 
     def setup(self, stage: str) -> None:
         """Takes the ground truth of the validation split from the DataModule."""

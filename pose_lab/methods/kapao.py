@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pose_lab.checkpoints import kapao as published
+from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.base import PoseMethod
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
@@ -663,6 +665,15 @@ class Kapao(PoseMethod):
         self.register_buffer("strides", torch.tensor(network.strides), persistent=False)
         self.register_buffer("mirrored", torch.tensor(keypoints.flip), persistent=False)
         _check_numbers(self.labels, len(keypoints), self.level_weights, network.strides)
+
+    @classmethod
+    def net_changes(cls, weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:
+        """Size and anchors are the checkpoint's."""
+        return published.config_changes(published.architecture(weights), net)
+
+    def load_weights(self, weights: Weights) -> str:
+        """All of KAPAO's, or the trunk of a YOLOv5 detector's."""
+        return published.load(self.net, weights)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The four terms of the loss, times their gains."""
