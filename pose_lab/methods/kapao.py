@@ -429,28 +429,25 @@ class Detections:
 
 
 def detect(rows: Tensor, image_index: Tensor, settings: Inference) -> tuple[Detections, Detections]:
-    """Pose objects and keypoint objects among decoded rows (M, C): the best class of each, then suppression."""
+    """Pose objects and keypoint objects among decoded rows (M, C): the best class of each, then suppression.
+
+    The two kinds are suppressed apart. As published, they share one pass, with one limit of their number, where the
+    thresholds allow it.
+    """
     scores, categories = rows[:, FIRST_CLASS : FIRST_CLASS + _num_classes(rows.shape[1])].max(1)
     scores = scores * rows[:, OBJECTNESS]
-
-    def above(wanted: Tensor) -> Detections:
-        number = torch.nonzero(wanted)[:, 0]
-        boxes = to_corners(rows[number, :BOX_COLUMNS])
-        return Detections(number, image_index[number], boxes, scores[number], categories[number])
-
-    if settings.pose_iou == settings.keypoint_iou and settings.keypoint_confidence >= settings.pose_confidence:
-        # published: one pass does when the thresholds allow it, with one limit for both kinds
-        both = _suppressed(above(scores > settings.pose_confidence), settings.pose_iou, settings)
-        sure = both.scores >= settings.keypoint_confidence
-        return both[both.categories == POSE], both[(both.categories != POSE) & sure]
-    poses = above((categories == POSE) & (scores > settings.pose_confidence))
-    keypoints = above((categories != POSE) & (scores > settings.keypoint_confidence))
-    return _suppressed(poses, settings.pose_iou, settings), _suppressed(keypoints, settings.keypoint_iou, settings)
-
-
-def _suppressed(found: Detections, max_iou: float, settings: Inference) -> Detections:
+    joint = settings.pose_iou == settings.keypoint_iou and settings.keypoint_confidence >= settings.pose_confidence
+    keypoint_confidence = settings.pose_confidence if joint else settings.keypoint_confidence
+    enough = torch.where(categories == POSE, settings.pose_confidence, keypoint_confidence)
+    number = torch.nonzero(scores > enough)[:, 0]
+    found = Detections(number, *(x[number] for x in (image_index, to_corners(rows[:, :BOX_COLUMNS]), scores, categories)))
+    images = int(image_index[-1]) + 1 if len(image_index) else 0
+    groups = found.image_index if joint else found.image_index + images * (found.categories != POSE)
+    max_ious = [settings.pose_iou] * images + [settings.keypoint_iou] * images * (not joint)
     limits = (settings.max_candidates, settings.max_detections, settings.class_offset)
-    return found[suppress(found.boxes, found.scores, found.categories, found.image_index, max_iou, *limits)]
+    found = found[suppress(found.boxes, found.scores, found.categories, groups, max_ious, *limits)]
+    is_pose = found.categories == POSE
+    return found[is_pose], found[~is_pose & (found.scores >= settings.keypoint_confidence)]
 
 
 def find_people(
@@ -470,11 +467,12 @@ def find_people(
     """
     poses, objects_found = detect(rows, image_index, settings)
     first = FIRST_CLASS + _num_classes(rows.shape[1])
-    keypoints = _mapped(rows[poses.rows, first:], to_original[poses.image_index])
-    boxes = clip(_mapped(poses.boxes, to_original[poses.image_index]), sizes[poses.image_index])
+    frames = sizes[poses.image_index]
+    points = torch.cat((poses.boxes, rows[poses.rows, first:]), 1)
+    boxes, keypoints = _mapped(points, to_original[poses.image_index]).tensor_split((BOX_COLUMNS,), 1)
+    boxes = clip(boxes, frames)
     if settings.clipping == "published":
-        seen = keypoints[:, :4]
-        keypoints = torch.cat((clip(seen, sizes[poses.image_index]), keypoints[:, 4:]), 1)
+        keypoints = torch.cat((clip(keypoints[:, :4], frames), keypoints[:, 4:]), 1)
     keypoints = keypoints.unflatten(1, (-1, 2))
     confidences = torch.zeros_like(keypoints[..., 0])
     if settings.fusion:
@@ -483,7 +481,7 @@ def find_people(
         fused = fuse(keypoints[able], poses.image_index[able], centres, objects_found, settings.fusion_distance)
         keypoints[able], confidences[able] = fused
     if settings.clipping == "all":
-        keypoints = clip(keypoints, sizes[poses.image_index][:, None])
+        keypoints = clip(keypoints, frames[:, None])
     return Predictions(
         image_index=poses.image_index,
         # published weights count keypoints from pixel centres; we count from the corner of the first pixel
@@ -515,75 +513,57 @@ def fuse(
     """Replaces keypoints of poses by keypoint objects of the same kind nearby.
 
     Objects come by falling score; each goes to the pose whose keypoint, perhaps already replaced, is nearest at that
-    moment, and replaces it unless it was replaced before or is too far. Keypoint kinds and images do not touch each
-    other, so all of them proceed together, one object each per round.
+    moment, and replaces it unless it was replaced before or is too far. Instead of one object after the other, all
+    decide at once from a guess of who replaced what, until the guess repeats itself: the first n objects are right
+    after n rounds, so the end is the same; chains are short.
 
     Args:
         keypoints: (P, K, 2) of the poses that take part.
         pose_image: (P,) their image, ascending.
         centres: (Q, 2) of the keypoint objects.
         found: the keypoint objects, by image and falling score.
-        max_distance: in the unit of the coordinates.
+        max_distance: objects as far as this or farther replace nothing; in the unit of the coordinates.
 
     Returns:
         (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else 0.
     """
-    num_keypoints = keypoints.shape[1]
-    if not len(keypoints) or not len(found.scores):
+    if not len(keypoints) or not len(centres):
         return keypoints, torch.zeros_like(keypoints[..., 0])
-    kind = found.image_index * num_keypoints + found.categories - 1
-    order = torch.argsort(kind, stable=True)
-    kind, rank = kind[order], ranks(kind[order])
-    pose_kind = pose_image[:, None] * num_keypoints + torch.arange(num_keypoints, device=kind.device)
-    slot = ranks(pose_image)[:, None].expand_as(pose_kind)
-    kinds = int(torch.maximum(kind[-1], pose_kind[-1, -1])) + 1
-    places = _table(centres[order], kind, rank, kinds)
-    taker = _takers(places, _table(keypoints, pose_kind, slot, kinds), max_distance)[pose_kind, slot]
-    replaced = taker < places.shape[1]
-    taker = taker.clamp(max=places.shape[1] - 1)
-    scores = _table(found.scores[order, None], kind, rank, kinds)[pose_kind, taker, 0]
-    return places[pose_kind, taker].where(replaced[..., None], keypoints), scores.where(replaced, 0)
+    slots = _slots(keypoints, pose_image, found)
+    nowhere, nobody = keypoints[..., 0].numel(), len(centres)  # the last slot, of no pose; the last taker, no object
+    number = torch.arange(nobody, device=slots.device)
+
+    def claims(distances: Tensor) -> Tensor:
+        """(P K + 1,) the first object for which each slot is nearest."""
+        distance, nearest = distances.min(1)
+        slot = slots.gather(1, nearest[:, None])[:, 0].where(distance < max_distance, nowhere)
+        takers = number.new_full((nowhere + 1,), nobody).scatter_reduce_(0, slot, number, "amin")
+        takers[nowhere] = nobody
+        return takers
+
+    own = _distances(F.pad(keypoints.flatten(0, 1), (0, 0, 0, 1), value=torch.inf)[slots], centres)
+    places, takers, before = F.pad(centres, (0, 0, 0, 1)), claims(own), None
+    while before is None or not torch.equal(takers, before):
+        taker, before = takers[slots], takers
+        takers = claims(_distances(places[taker], centres).where(taker < number[:, None], own))
+    takers = takers[:nowhere].view_as(keypoints[..., 0])
+    fused = places[takers].where((takers < nobody)[..., None], keypoints)
+    return fused, F.pad(found.scores, (0, 1))[takers]
 
 
-def _table(values: Tensor, kind: Tensor, rank: Tensor, kinds: int) -> Tensor:
-    """(..., D) values laid out as (kinds, ranks, D); infinite where there are none."""
-    table = values.new_full((kinds, int(rank.max()) + 1, values.shape[-1]), torch.inf)
-    table[kind, rank] = values
-    return table
+def _slots(keypoints: Tensor, pose_image: Tensor, found: Detections) -> Tensor:
+    """(Q, S) the number p K + k of the keypoints that an object can replace, P K where its image has fewer poses."""
+    first = torch.searchsorted(pose_image, found.image_index)
+    count = torch.searchsorted(pose_image, found.image_index, right=True) - first
+    pose = torch.arange(int(count.max()), device=count.device)
+    slots = (first[:, None] + pose) * keypoints.shape[1] + (found.categories - 1)[:, None]
+    return slots.where(pose < count[:, None], keypoints[..., 0].numel())
 
 
-def _takers(places: Tensor, current: Tensor, max_distance: float) -> Tensor:
-    """(kinds, S + 1) the object that replaces each pose's keypoint, Q where none does.
-
-    Instead of one object after the other, all decide at once from a guess of who replaced what before them, until the
-    guess repeats itself. The first n objects are right after n rounds, so the end is the same; chains are short.
-
-    Args:
-        places: (kinds, Q, 2) objects by falling score.
-        current: (kinds, S, 2) the poses' own keypoints.
-        max_distance: objects as far as this or farther replace nothing.
-    """
-    kinds, count, _ = places.shape
-    # one more column each: "no pose is near enough", and the never used place of "no object"
-    to_poses = F.pad(_distances(places[:, :, None], current[:, None], max_distance), (0, 1), value=max_distance)
-    to_objects = F.pad(_distances(places[:, :, None], places[:, None], max_distance), (0, 1))
-    number = torch.arange(count, device=places.device).expand(kinds, count)
-    takers = number.new_full((kinds, to_poses.shape[2]), count)
-    while True:
-        moved = to_objects.gather(2, takers[:, None].expand_as(to_poses))
-        nearest = torch.where(number[..., None] > takers[:, None], moved, to_poses).argmin(2)
-        again = torch.full_like(takers, count).scatter_reduce(1, nearest, number, "amin")
-        again[:, -1] = count
-        if torch.equal(again, takers):
-            return takers
-        takers = again
-
-
-def _distances(places: Tensor, others: Tensor, max_distance: float) -> Tensor:
-    """(...) distances of points (..., 2); infinite from `max_distance` on."""
-    x, y = (places - others).unbind(-1)
-    distances = (x * x + y * y).sqrt()
-    return distances.where(distances < max_distance, torch.inf)
+def _distances(points: Tensor, centres: Tensor) -> Tensor:
+    """(Q, S) from points (Q, S, 2) to centres (Q, 2)."""
+    x, y = (points - centres[:, None]).unbind(-1)
+    return (x * x + y * y).sqrt()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
