@@ -440,7 +440,8 @@ def detect(rows: Tensor, image_index: Tensor, settings: Inference) -> tuple[Dete
     keypoint_confidence = settings.pose_confidence if joint else settings.keypoint_confidence
     enough = torch.where(categories == POSE, settings.pose_confidence, keypoint_confidence)
     number = torch.nonzero(scores > enough)[:, 0]
-    found = Detections(number, *(x[number] for x in (image_index, to_corners(rows[:, :BOX_COLUMNS]), scores, categories)))
+    boxes = to_corners(rows[number, :BOX_COLUMNS])
+    found = Detections(number, image_index[number], boxes, scores[number], categories[number])
     images = int(image_index[-1]) + 1 if len(image_index) else 0
     groups = found.image_index if joint else found.image_index + images * (found.categories != POSE)
     max_ious = [settings.pose_iou] * images + [settings.keypoint_iou] * images * (not joint)
