@@ -111,13 +111,13 @@ def open_torch_file(path: Path) -> TorchFile:
                 return _open_zip(path, file)
             if start.startswith(PICKLE_START):
                 return _open_legacy(path, file)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, struct.error) as error:
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, OverflowError, struct.error) as error:
             raise ValueError(f"{path} is truncated or damaged ({error}): copy or download it again") from None
         except ValueError as error:
             raise ValueError(f"{path} is not read: {error}") from None
         file.seek(0)
-        beginning = shown(repr(file.read(MAX_SHOWN)))
-    raise ValueError(f"{path} is no checkpoint of torch or safetensors; it begins with {beginning}")
+        beginning = shown(file.read(MAX_SHOWN).decode("latin-1"))
+    raise ValueError(f"{path} is no checkpoint of torch or safetensors; it begins with: {beginning}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
