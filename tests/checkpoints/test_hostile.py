@@ -111,64 +111,58 @@ def test_nothing_is_imported(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, loaded)
 
 
-BAD_PICKLES = {
-    "opcode INST .*an opcode that": b"(ios\nsystem\n.",
-    "opcode OBJ": b"(" + name("collections", "OrderedDict") + b"o.",
-    "opcode EXT1": b"\x82\x01.",
-    "opcode NEWOBJ_EX": name("collections", "OrderedDict") + b")}\x92.",
-    "opcode PERSID": b"P0\n.",
-    "opcode GET ": b"g0\n.",
-    "opcode DUP": b"N2.",
-    "opcode b'\\\\xff' unknown|opcode.*xff": b"\xff.",
-    "opcode STACK_GLOBAL .*names posix.system": text("posix") + text("system") + b"\x93.",
-    "names subprocess.Popen": name("subprocess", "Popen") + b".",
-    "names torch.hub.load": name("torch.hub", "load") + b".",
-    "names models.evil.Model": name("models.evil", "Model") + b".",
-    "names numpy.load": name("numpy", "load") + b".",
-    r"names a\\nb\.c": text("a\nb") + text("c") + b"\x93.",
-    "names x{80}[.]{3},": name("x" * 100_000, "y") + b".",
-    "calls a models.yolo.Model": name("models.yolo", "Model") + b")R.",
-    "calls a torch.nn.modules.conv.Conv2d": name("torch.nn.modules.conv", "Conv2d") + b")R.",
-    "calls a torch.FloatStorage": name("torch", "FloatStorage") + b")R.",
-    "calls a dict": b"})R.",
-    "calls a Opaque": name("torch", "Size") + b")R)R.",
-    "calls a str": text("os.system") + b")R.",
-    "gives a dict as attributes to a models.yolo.Model": name("models.yolo", "Model") + b"}b.",
-    "gives a tuple as attributes to a Module": name("models.yolo", "Model") + b")\x81)b.",
-    "fills a Module as if it were a dict": name("models.yolo", "Model") + b")\x81NNs.",
-    "fills a dict as if it were a list": b"}Na.",
-    "a tuple as a key": b"})Ns.",
-    "a int as a key": b"}" + number(2**61 - 1) + b"Ns.",
-    "a key without a value": b"}(Nu.",
-    "number 7 from the memo": b"h\x07.",
-    "more from the stack": b"R.",
-    "more from the stack .*|opcode TUPLE": b"t.",
-    "no storage of numbers": text("storage") + b"Q.",
-    "no storage of numbers  |is no storage of numbers": b"("
-    + text("storage")
-    + name("torch", "Size")
-    + text("0")
-    + text("cpu")
-    + number(1)
-    + b"tQ.",
-    "_rebuild_tensor_v2: a tensor of a str": tensor(text("x"), 0, sizes(1), sizes(1)) + b".",
-    "none negative or huge": tensor(storage("0", 1), 0, sizes(-1), sizes(1)) + b".",
-    "none negative or huge ?": tensor(storage("0", 1), 0, sizes(2**70), sizes(1)) + b".",
-    "1 dimensions with 2 strides": tensor(storage("0", 1), 0, sizes(1), sizes(1, 1)) + b".",
-    "few whole numbers": tensor(storage("0", 1), 0, sizes(*[1] * 17), sizes(*[1] * 17)) + b".",
-    "_rebuild_parameter: a parameter of a NoneType": name("torch._utils", "_rebuild_parameter") + b"(N\x89NtR.",
-    "a set of something else": name("builtins", "set") + b"(](]etR.",
-    "filled as it is made": name("collections", "OrderedDict") + b"(](]etR.",
-    "damaged or none.*exhausted before seeing STOP": b"N",
-    "damaged or none.*expected 1099511627776 bytes": b"\x8d" + (2**40).to_bytes(8, "little") + b"x.",
-    "damaged or none.*decode": b"X\x01\0\0\0\xff.",
-}
+BAD_PICKLES = [
+    (r"opcode INST at byte \d+ of the pickle: an opcode that", b"(ios\nsystem\n."),
+    ("opcode OBJ ", b"(" + name("collections", "OrderedDict") + b"o."),
+    ("opcode EXT1 ", b"\x82\x01."),
+    ("opcode NEWOBJ_EX ", name("collections", "OrderedDict") + b")}\x92."),
+    ("opcode PERSID ", b"P0\n."),
+    ("opcode GET ", b"g0\n."),
+    ("opcode DUP ", b"N2."),
+    ("damaged or none: .*xff.* unknown", b"\xff."),
+    ("opcode STACK_GLOBAL .*names posix.system", text("posix") + text("system") + b"\x93."),
+    ("names subprocess.Popen", name("subprocess", "Popen") + b"."),
+    ("names torch.hub.load", name("torch.hub", "load") + b"."),
+    ("names models.evil.Model", name("models.evil", "Model") + b"."),
+    ("names numpy.load", name("numpy", "load") + b"."),
+    (r"names a\\nb\.c", text("a\nb") + text("c") + b"\x93."),
+    ("names x{80}[.]{3},", name("x" * 100_000, "y") + b"."),
+    ("calls a models.yolo.Model", name("models.yolo", "Model") + b")R."),
+    ("calls a torch.nn.modules.conv.Conv2d", name("torch.nn.modules.conv", "Conv2d") + b")R."),
+    ("calls a torch.FloatStorage", name("torch", "FloatStorage") + b")R."),
+    ("calls a dict", b"})R."),
+    ("calls a Opaque", name("torch", "Size") + b")R)R."),
+    ("calls a str", text("os.system") + b")R."),
+    ("gives a dict as attributes to a models.yolo.Model", name("models.yolo", "Model") + b"}b."),
+    ("gives a tuple as attributes to a Module", name("models.yolo", "Model") + b")\x81)b."),
+    ("fills a Module as if it were a dict", name("models.yolo", "Model") + b")\x81NNs."),
+    ("fills a dict as if it were a list", b"}Na."),
+    ("a tuple as a key", b"})Ns."),
+    ("a int as a key", b"}" + number(2**61 - 1) + b"Ns."),
+    ("a key without a value", b"}(Nu."),
+    ("number 7 from the memo", b"h\x07."),
+    ("opcode REDUCE .*more from the stack", b"R."),
+    ("opcode TUPLE .*more from the stack", b"t."),
+    ("no storage of numbers", text("storage") + b"Q."),
+    ("no storage of numbers", b"(" + text("storage") + name("torch", "Size") + text("0") + text("cpu") + b"K\x01tQ."),
+    ("a tensor of a str", tensor(text("x"), 0, sizes(1), sizes(1)) + b"."),
+    ("none negative or huge", tensor(storage("0", 1), 0, sizes(-1), sizes(1)) + b"."),
+    ("none negative or huge", tensor(storage("0", 1), 0, sizes(2**70), sizes(1)) + b"."),
+    ("few whole numbers", tensor(storage("0", 1), 0, sizes(*[1] * 17), sizes(*[1] * 17)) + b"."),
+    ("1 dimensions with 2 strides", tensor(storage("0", 1), 0, sizes(1), sizes(1, 1)) + b"."),
+    ("a parameter of a NoneType", name("torch._utils", "_rebuild_parameter") + b"(N\x89NtR."),
+    ("a set of something else", name("builtins", "set") + b"(](]etR."),
+    ("filled as it is made", name("collections", "OrderedDict") + b"(](]etR."),
+    ("damaged or none: .*exhausted before seeing STOP", b"N"),
+    ("damaged or none: .*expected 1099511627776 bytes", b"\x8d" + (2**40).to_bytes(8, "little") + b"x."),
+    ("damaged or none: .*decode", b"X\x01\0\0\0\xff."),
+]
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-@pytest.mark.parametrize("match", BAD_PICKLES)
-def test_pickles_that_no_checkpoint_holds(tmp_path, match, legacy):
-    path, content = tmp_path / "a.pt", b"\x80\x02" + BAD_PICKLES[match]
+@pytest.mark.parametrize(("match", "content"), BAD_PICKLES)
+def test_pickles_that_no_checkpoint_holds(tmp_path, match, content, legacy):
+    path, content = tmp_path / "a.pt", b"\x80\x02" + content
     if legacy:
         machine = state_dict(little_endian=b"\x88")
         head = [number(0x1950A86A20F9469CFC6C), number(1001)]
@@ -310,8 +304,8 @@ OTHER_FILES = {
     "it begins with: version https://git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a",
     "is no checkpoint of torch or safetensors": b"",
     "magic number": pickle.dumps({"a": 1}, 2),
-    "no whole safetensors file": (2**40).to_bytes(8, "little") + b'{"a": 1}',
-    "no whole safetensors file ": (2).to_bytes(8, "little") + b"{}" + b"more",
+    "no whole safetensors file .*[Hh]eader": (2**40).to_bytes(8, "little") + b'{"a": 1}',
+    "no whole safetensors file": (2).to_bytes(8, "little") + b"{}" + b"more",
     "truncated or damaged": b"PK\x03\x04" + b"\0" * 100,
 }
 
@@ -319,7 +313,7 @@ OTHER_FILES = {
 @pytest.mark.parametrize("match", OTHER_FILES)
 def test_other_files(tmp_path, match):
     (tmp_path / "a.pt").write_bytes(OTHER_FILES[match])
-    refused(tmp_path / "a.pt", match.strip())
+    refused(tmp_path / "a.pt", match)
 
 
 def test_checkpoints_without_weights(tmp_path):
