@@ -24,7 +24,7 @@ from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
 from pose_lab.runs.checkpoints import Checkpoints, InterruptedRun, WholeCheckpoints, resumable
 from pose_lab.runs.folder import RunFolder
-from pose_lab.runs.identity import deciding, identity, resolved, run_folder
+from pose_lab.runs.identity import deciding, identity, resolved, run_folder, trained_by
 from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
@@ -71,6 +71,8 @@ def build(node: DictConfig, labels: tuple[str, ...] = ()) -> Any:
 def train(cfg: DictConfig) -> RunFolder:
     """Trains and evaluates one run in its folder; a finished run is left as it is.
 
+    A run whose weights another one trains (`weights_of`) evaluates only; that other one comes first if it is not done.
+
     Raises:
         InterruptedRun: a signal came; the run goes on from its checkpoint when it is started again.
         ValueError, OSError: what was given is wrong; the message says what and where.
@@ -89,18 +91,21 @@ def train(cfg: DictConfig) -> RunFolder:
     if folder.status().state == "finished":
         print(f"finished before: {folder.path} (delete the folder to train again)", flush=True)
         return folder
+    trains = trained_by(cfg)
+    weights = None if trains is None else train(trains).checkpoints / CHECKPOINTS[cfg.training.evaluate]
     # the other processes of a multi-device run work under the first one's lock
     life = folder.training() if _is_first_process() else nullcontext()
     try:
         with life:
             if not folder.metrics():  # another process may have finished it while this one waited for the lock
-                _train(whole, data, folder, run_id)
+                _run(whole, data, folder, run_id, weights)
     except KeyboardInterrupt as stop:
         raise InterruptedRun(str(stop)) from None
     return folder
 
 
-def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str) -> None:
+def _run(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str, weights: Path | None) -> None:
+    """Trains and evaluates, or evaluates the given weights."""
     if _is_first_process():
         folder.write_config(cfg)
     data.prepare_data()
@@ -119,8 +124,9 @@ def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str
     with logs.run(folder.path, identifier, folder.name, cfg.name, resolved(cfg), tags=tags) as (logger, where):
         trainer = _trainer(cfg, folder, checkpoints, logger, Pictures(folder.path, logs.pictures, logs.min_score))
         if trainer.is_global_zero:
-            _banner(cfg, data, trainer, folder, where, f"goes on from {resume}" if resume else start)
-        numbers = _fit_and_evaluate(cfg, trainer, method, data, checkpoints, resume)
+            start = f"evaluates {weights}" if weights else f"goes on from {resume}" if resume else start
+            _banner(cfg, data, trainer, folder, where, start)
+        numbers = _fit_and_evaluate(cfg, trainer, method, data, checkpoints, resume, weights)
         if trainer.is_global_zero:
             folder.write_metrics(numbers)
 
@@ -136,18 +142,22 @@ def _fit_and_evaluate(
     data: PoseDataModule,
     checkpoints: Checkpoints,
     resume: Path | None,
+    weights: Path | None,
 ) -> dict[str, Any]:
+    own = cfg.training.evaluate if cfg.training.epochs else "checkpoint"
+    numbers: dict[str, Any] = {"weights": str(weights or own)}
     try:
         with checkpoints.listening():
-            seconds, weights = 0.0, "checkpoint"
-            if cfg.training.epochs:
+            if cfg.training.epochs and weights is None:
                 trainer.fit(method, data, ckpt_path=resume, weights_only=True)
-                seconds, weights = checkpoints.trained_seconds, cfg.training.evaluate
-                _restore(method, checkpoints.folder / CHECKPOINTS[weights])
-            numbers = _evaluate(trainer, method, data)
+                weights = checkpoints.folder / CHECKPOINTS[cfg.training.evaluate]
+                numbers["seconds"] = round(checkpoints.trained_seconds, 1)
+            if weights is not None:
+                numbers |= _restore(method, weights)
+            numbers |= _evaluate(trainer, method, data)
     except InterruptedRun as stop:
         raise KeyboardInterrupt(str(stop)) from None
-    return {**numbers, "weights": weights, "seconds": round(seconds, 1), **_origin(trainer)}
+    return numbers | _origin(trainer)
 
 
 def _trainer(
@@ -175,10 +185,15 @@ def _trainer(
     )
 
 
-def _restore(method: PoseMethod, checkpoint: Path) -> None:
-    """Takes the averaged weights of the run's own checkpoint; in memory they are gone after a restart."""
-    state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
-    method.load_state_dict(state)
+def _restore(method: PoseMethod, checkpoint: Path) -> dict[str, int]:
+    """Takes the averaged weights of a run's checkpoint; in memory they are gone after a restart.
+
+    Returns:
+        The epochs and steps that they were trained for.
+    """
+    content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    method.load_state_dict(content["state_dict"])
+    return {"epochs": content["epoch"] + 1, "steps": content["global_step"]}
 
 
 def _evaluate(trainer: Trainer, method: PoseMethod, data: PoseDataModule) -> dict[str, Any]:
@@ -187,8 +202,6 @@ def _evaluate(trainer: Trainer, method: PoseMethod, data: PoseDataModule) -> dic
     numbers = {name.removeprefix("val/"): value for name, value in logged.items() if name.startswith("val/")}
     return {
         **numbers,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
         "parameters": sum(parameter.numel() for parameter in method.net.parameters()),
     }
 
