@@ -247,7 +247,7 @@ class _RefusedError(ValueError):
 
 def shown(text: str) -> str:
     """Text from a file as a message may show it: short, without control characters."""
-    plain = text.encode("unicode_escape").decode()
+    plain = text[: MAX_SHOWN + 1].encode("unicode_escape").decode()
     return plain if len(plain) <= MAX_SHOWN else f"{plain[:MAX_SHOWN]}..."
 
 
