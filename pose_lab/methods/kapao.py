@@ -18,15 +18,17 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 
 from pose_lab.checkpoints import kapao as published
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.base import PoseMethod
+from pose_lab.metrics.fusion_rate import FusionRate
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
 from pose_lab.ops.nms import ranks, suppress
 from pose_lab.ops.passes import Pass, passes
-from pose_lab.poses import Batch, Instances, Predictions
+from pose_lab.poses import Annotations, Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 from pose_lab.skeletons import skeleton as named_skeleton
 
@@ -632,7 +634,9 @@ class Kapao(PoseMethod):
         ValueError: if the numbers of levels or keypoints do not fit each other.
     """
 
+    candidates_type = Candidates
     net: CSPPose
+    inference: Inference
     strides: Tensor
     mirrored: Tensor
 
@@ -674,6 +678,11 @@ class Kapao(PoseMethod):
     def load_weights(self, weights: Weights) -> str:
         """All of KAPAO's, or the trunk of a YOLOv5 detector's."""
         return published.load(self.net, weights)
+
+    def make_metrics(self, annotations: Annotations) -> list[Metric]:
+        """Average precision, and how often fusion replaces keypoints."""
+        fusion = [FusionRate(annotations, self.skeleton)] if self.inference.fusion else []
+        return [*super().make_metrics(annotations), *fusion]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The four terms of the loss, times their gains."""
