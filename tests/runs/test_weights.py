@@ -49,7 +49,8 @@ def test_without_training_the_checkpoint_is_evaluated(published, tmp_path, cache
     folder = evaluated(published, tmp_path, cache)
     assert folder.status().state == "finished"
     numbers, predictions = results_of(folder)
-    assert (numbers["epochs"], numbers["steps"], numbers["weights"]) == (0, 0, "checkpoint")
+    assert numbers["weights"] == "checkpoint"
+    assert "epochs" not in numbers  # nobody trained here
     assert numbers["parameters"] == 225_084
     assert len(json.loads(predictions)) > 0
     assert not folder.checkpoints.exists()
