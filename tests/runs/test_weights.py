@@ -14,7 +14,7 @@ from pose_lab.checkpoints.convert import convert
 from pose_lab.checkpoints.reading import open_weights
 from pose_lab.runs.checkpoints import LAST
 from pose_lab.runs.identity import run_folder
-from pose_lab.runs.train import build, fingerprint, train
+from pose_lab.runs.train import LABELS, build, fingerprint, train
 from pose_lab.runs.weights import checkpoint_file, fitted, load_weights
 from tests.checkpoints.crafted import save_published, tiny_net
 from tests.configs import TINY, composed
@@ -61,7 +61,7 @@ def test_without_training_the_checkpoint_is_evaluated(published, tmp_path, cache
 
 
 def test_a_method_is_filled(published):
-    method = build(fitted(composed(*PUBLISHED, f"checkpoint={published}")).method, labels=("name",))
+    method = build(fitted(composed(*PUBLISHED, f"checkpoint={published}")).method, LABELS)
     assert load_weights(method, published) == f"all 472 tensors of {published}"
     stored = open_weights(published).tensors
     state = method.net.state_dict()
