@@ -804,4 +804,7 @@ def _check_numbers(labels: Labels, num_keypoints: int, level_weights: Sequence[f
     if isinstance(sides, Sequence) and len(sides) not in (1, num_keypoints):
         raise ValueError(f"labels.keypoint_box has {len(sides)} values; give one, or {num_keypoints}, one per keypoint")
     if len(level_weights) != len(strides):
-        raise ValueError(f"level_weights has {len(level_weights)} values, but net.anchors has {len(strides)} levels")
+        raise ValueError(
+            f"method.level_weights has {len(level_weights)} values, but net.anchors has {len(strides)} levels; with a "
+            "published checkpoint use scale=paper, whose recipe has its levels"
+        )
