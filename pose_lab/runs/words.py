@@ -3,7 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How numbers of a kind are written.
+
+    Attributes:
+        name: of the unit.
+        factor: from what `metrics.json` holds to what people read.
+        digits: decimals.
+        best: which is the best of several; None: neither.
+    """
+
+    name: str
+    factor: float
+    digits: int
+    best: Literal["highest", "lowest"] | None
+
+    def text(self, value: float) -> str:
+        """A number as people read it, without the unit."""
+        return f"{self.factor * value:.{self.digits}f}"
+
+
+UNITS = {  # by how a column's name begins; anything else is a fraction
+    "ms_": Unit("ms", 1, 1, "lowest"),
+    "fusion_rate/": Unit("", 1, 2, None),
+}
+FRACTION = Unit("%", 100, 1, "highest")
+
+
+def unit(column: str) -> Unit:
+    """The unit of a column of `metrics.json`."""
+    return next((unit for start, unit in UNITS.items() if column.startswith(start)), FRACTION)
 
 
 def duration(seconds: float | None, unknown: str = "") -> str:
