@@ -27,7 +27,7 @@ from pose_lab.methods.kapao_scene import scene
 from pose_lab.metrics.fusion_rate import FusionRate
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
-from pose_lab.ops.nms import ranks, suppress
+from pose_lab.ops.nms import suppress
 from pose_lab.ops.passes import Pass, passes
 from pose_lab.poses import Annotations, Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
