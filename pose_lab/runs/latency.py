@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,14 @@ def _of_batch(cfg: DictConfig, method: PoseMethod, size: int, clock: _Clock) -> 
     yield Timing("loading", "", "", size, None, *clock.time(lambda: next(batches)))
     for count in cfg.latency.people:
         drawn = method.crowd(first, count)
-        yield Timing("people", "", "", size, count, *clock.time(lambda drawn=drawn: method.people(drawn, first)))
+        yield Timing("people", "", "", size, count, *clock.time(partial(method.people, drawn, first)))
     for form in cfg.latency.forms:
         for precision in cfg.latency.precisions:
             if form == "eager" and precision != "float32":
                 continue
             method.net = _net(plain, form, precision)
             images = first.images / 255
-            yield Timing("network", form, precision, size, None, *clock.time(lambda images=images: method.net(images)))
+            yield Timing("network", form, precision, size, None, *clock.time(partial(method.net, images)))
             yield Timing("candidates", form, precision, size, None, *clock.time(lambda: method.candidates(first)))
             whole = clock.time(lambda: method.predict(next(batches).to(clock.device)))
             yield Timing("end to end", form, precision, size, None, *whole)
