@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pose_lab.runs.files import write_file, write_text
 from pose_lab.runs.report import SEED, Estimate, Other, Report, Row, Run
-from pose_lab.runs.words import duration, percent, unit, value_text
+from pose_lab.runs.words import GAIN, duration, percent, unit, value_text
 
 MOST_CHANGES = 4  # settings shown of a run that the table leaves out
 UNBOUNDED = 10_000  # characters; wider than any table
@@ -134,8 +134,9 @@ def latex(report: Report) -> str:
 
 def _heading(column: str) -> str:
     """`ms_forward` as `forward ms`, `fusion_rate/nose` as `nose`."""
-    start, _, rest = column.partition("_")
-    return f"{rest} ms" if start == "ms" else column.rpartition("/")[2]
+    sign = GAIN if column.startswith(GAIN) else ""
+    start, _, rest = column.removeprefix(GAIN).partition("_")
+    return f"{sign}{rest} ms" if start == "ms" else column.rpartition("/")[2]
 
 
 def _setting(key: str, row: Row) -> str:

@@ -29,6 +29,8 @@ UNDECISIVE: dict[str, str] = {
     "checkpoint": "where the weights to start from lie; their content enters by the fingerprint",
     "checkpoint_network": "whether the method's network was adapted to them; what came of it decides",
     "weights_of": "which run trains for this one; it enters the hash of a run that does not train itself",
+    "method.about": "what people call the parts that were chosen; their numbers enter themselves",
+    "method.published_batch": "what a recipe's batch size may refer to",
     "data.root": "where the data lie; their content enters by its fingerprint",
     "data.cache": "where indices and synthetic pictures are kept",
     "training.log_every": "how often the run tells of itself",

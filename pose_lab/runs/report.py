@@ -9,6 +9,7 @@ The config's node `report` says how it looks:
       metric: AP                     # on the y axis, and what is called best
       columns: [AP, "fusion_rate/*"] # of `metrics.json`: fractions in percent, unless `words.UNITS` has another unit
       profile: fusion_rate           # the figure shows the columns "fusion_rate/..." of each row beside each other
+      against: null                  # {key: value}: rows show their gain over those that have these values
       search: false                  # true: the rows are the settings that the runs' searches tried (`search.csv`)
       published:                     # what the measured numbers are held against; null: nothing
         source: authors, venue, table or figure
@@ -17,6 +18,10 @@ The config's node `report` says how it looks:
         best_at: 0.05                # the axis value that the paper found best; null: none
         rows:                        # numbers as the paper prints them, in percent
           - {label: KAPAO-S, at: 0.05, AP: 50.0}
+
+What `method.about` says of the parts that were chosen (`size: S`) stands for all settings that follow from it. With
+`against: {key: value}` each row also shows its gain over the row that differs in having these values: in the metric and
+in milliseconds, as columns of their own (Δ).
 
 Runs that differ only in their seed are one row: mean and standard deviation over them, and how many they are. A key
 that the config derives from another one (`data.seed: ${seed}`) makes no difference of its own.
@@ -33,16 +38,17 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pose_lab.runs.files import read_json, read_table
 from pose_lab.runs.folder import RunFolder, State, Status
 from pose_lab.runs.identity import deciding_part
-from pose_lab.runs.words import epoch_text, unit, value_text
+from pose_lab.runs.words import GAIN, epoch_text, unit, value_text
 
 SEED = "seed"
+ABOUT = "method.about."
 SEARCH_KEYS = {"field": "field", "value": "value"}  # of the rows of a search
 VERSIONS = ("pose_lab", "torch", "lightning", "python")  # keys of `metrics.json`
 
@@ -193,6 +199,10 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
     searched = bool(node.get("search"))
     keys = SEARCH_KEYS if searched else _named(_differing(runs, axis), axis)
     columns = _columns([*(node.get("columns") or []), metric], runs)
+    rows = _rows(runs, list(keys), columns)
+    if node.get("against"):
+        gaining = [name for name in columns if name == metric or unit(name).name == "ms"]
+        rows, columns = _with_gains(rows, node["against"], gaining), [*columns, *(f"{GAIN}{name}" for name in gaining)]
     return Report(
         folder=folder,
         title=node.get("title") or folder.parent.name,
@@ -202,7 +212,7 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
         metric=metric,
         columns=columns,
         keys=keys,
-        rows=_searched_rows(runs, columns) if searched else _rows(runs, list(keys), columns),
+        rows=_searched_rows(runs, columns) if searched else rows,
         published=published,
         published_rows=[_published_row(row, axis, columns) for row in published.rows],
         profile=node.get("profile"),
@@ -229,9 +239,15 @@ def _read_run(folder: RunFolder) -> Run:
     progress = folder.progress() if status.state == "running" else {}
     metrics = folder.metrics() if finished else {}
     settings = flat(deciding_part(content))
+    settings = {f"{ABOUT}{name}": text for name, text in _about(content).items()} | settings
     node = content.get("report") or {}
     searched = read_table(folder.search) if node.get("search") else ()
     return Run(folder.name, status, settings, metrics, progress, node, searched)
+
+
+def _about(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config calls the parts of its method."""
+    return dict((content.get("method") or {}).get("about") or {})
 
 
 def flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -278,7 +294,15 @@ def _differing(runs: Sequence[Run], axis: str | None) -> list[str]:
     keys = dict.fromkeys([SEED, *([axis] if axis else []), *(key for run in runs for key in run.settings)])
     values = {key: tuple(repr(run.settings.get(key)) for run in runs) for key in keys}
     first = {column: key for key, column in reversed(values.items()) if len(set(column)) > 1}
-    return [key for key in keys if key != SEED and first.get(values[key]) == key]
+    differing = [key for key in keys if key != SEED and first.get(values[key]) == key]
+    about = [values[key] for key in differing if key.startswith(ABOUT)]
+    free = [key for key in differing if key == axis or key.startswith(ABOUT)]
+    return [key for key in differing if key in free or not any(_follows(values[key], column) for column in about)]
+
+
+def _follows(column: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether runs that are alike in the other column are alike in this one."""
+    return len(set(zip(column, other, strict=True))) == len(set(other))
 
 
 def _named(keys: Sequence[str], axis: str | None) -> dict[str, str]:
@@ -301,6 +325,18 @@ def _row(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> Ro
     values = {name: [v for run in runs if (v := run.metrics.get(name, -1)) != -1] for name in (*columns, "seconds")}
     estimates = {name: Estimate(found) for name, found in values.items() if found}
     return Row({key: runs[0].settings.get(key) for key in keys}, estimates, runs)
+
+
+def _with_gains(rows: Sequence[Row], against: Mapping[str, Any], columns: Sequence[str]) -> list[Row]:
+    """The rows with what each gains over the one that has the values of `against` and is like it otherwise."""
+    gained = []
+    for row in rows:
+        wanted = {**row.settings, **{key: value for key, value in against.items() if key in row.settings}}
+        base = next((other for other in rows if repr(other.settings) == repr(wanted)), row)
+        both = [name for name in columns if name in row.estimates and name in base.estimates and base is not row]
+        gains = {f"{GAIN}{name}": Estimate([row.estimates[name].mean - base.estimates[name].mean]) for name in both}
+        gained.append(replace(row, estimates={**row.estimates, **gains}))
+    return gained
 
 
 def _searched_rows(runs: Sequence[Run], columns: Sequence[str]) -> list[Row]:

@@ -32,6 +32,8 @@ from pose_lab.runs.search import Search, search
 from pose_lab.runs.wandb import Wandb
 from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
 
+LABELS = ("name", "about", "published_batch")  # keys of `method` that only people, reports and recipes read
+
 
 def fingerprint(cfg: DictConfig) -> str:
     """A hash of the content of the data and of the weights to start from, as run identities need it."""
@@ -112,7 +114,7 @@ def _run(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str, 
     data.prepare_data()
     data.setup("fit")
     seed_everything(cfg.seed, verbose=False)
-    method: PoseMethod = build(cfg.method, labels=("name",))
+    method: PoseMethod = build(cfg.method, LABELS)
     start = load_weights(method, cfg.checkpoint) if cfg.checkpoint is not None else "new"
     logs: Wandb = build(cfg.logger)
     monitor = cfg.training.monitor if cfg.training.evaluate == "best" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 
@@ -16,18 +16,21 @@ class Unit:
         factor: from what `metrics.json` holds to what people read.
         digits: decimals.
         best: which is the best of several; None: neither.
+        signed: whether a number above 0 gets its sign.
     """
 
     name: str
     factor: float
     digits: int
     best: Literal["highest", "lowest"] | None
+    signed: bool = False
 
     def text(self, value: float) -> str:
         """A number as people read it, without the unit."""
-        return f"{self.factor * value:.{self.digits}f}"
+        return f"{self.factor * value:{'+' if self.signed else ''}.{self.digits}f}"
 
 
+GAIN = "Δ"  # before the name of a column: the difference to another row
 UNITS = {  # by how a column's name begins; anything else is a fraction
     "ms_": Unit("ms", 1, 1, "lowest"),
     "fusion_rate/": Unit("", 1, 2, None),
@@ -37,6 +40,8 @@ FRACTION = Unit("%", 100, 1, "highest")
 
 def unit(column: str) -> Unit:
     """The unit of a column of `metrics.json`."""
+    if column.startswith(GAIN):
+        return replace(unit(column.removeprefix(GAIN)), best=None, signed=True)
     return next((unit for start, unit in UNITS.items() if column.startswith(start)), FRACTION)
 
 
