@@ -263,7 +263,7 @@ class OKSAveragePrecision(Metric):
         found, evaluated = self._detections()
         truth = _GroundTruth.of(self.annotations, evaluated)
         pairs = pair_up(found.image_index, truth.first_person)
-        sigmas = torch.tensor(self.skeleton.sigmas, dtype=torch.float64)
+        sigmas = torch.tensor(self.skeleton.oks_sigmas, dtype=torch.float64)
         similarity = keypoint_similarity(pairs, found.keypoints - self.annotations.pixel_shift, truth.people, sigmas)
         thresholds = torch.from_numpy(THRESHOLDS.clip(max=NEARLY_ONE))
         near = (similarity >= thresholds[0]).nonzero().squeeze(1)
