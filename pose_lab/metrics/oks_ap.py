@@ -286,7 +286,7 @@ class OKSAveragePrecision(Metric):
     def _near_pairs(self, found: _Detections, truth: _GroundTruth, lowest: Tensor) -> tuple[Pairs, Tensor]:
         """Pairs that reach the lowest threshold, and their similarity (P,); some detections at a time, for memory."""
         keypoints = joined(self.keypoints)
-        sigmas = torch.tensor(self.skeleton.sigmas, dtype=torch.float64)
+        sigmas = torch.tensor(self.skeleton.oks_sigmas, dtype=torch.float64)
         near_pairs, near_similarity = [], []
         for start in range(0, max(len(found.rows), 1), DETECTIONS_AT_A_TIME):
             block = slice(start, start + DETECTIONS_AT_A_TIME)

@@ -37,7 +37,7 @@ def part_of_skeleton(skeleton: Skeleton, name: str, indices: Sequence[int]) -> S
         name=f"{skeleton.name}:{name}",
         keypoints=keypoints,
         limbs=tuple((position[a], position[b]) for a, b in skeleton.limbs if a in position and b in position),
-        sigmas=tuple(skeleton.sigmas[k] for k in indices),
+        sigmas=None if skeleton.sigmas is None else tuple(skeleton.sigmas[k] for k in indices),
         source=skeleton.source,
         uncounted=tuple(keypoint for keypoint in skeleton.uncounted if keypoint in keypoints),
     )
