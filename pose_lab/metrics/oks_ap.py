@@ -159,9 +159,7 @@ class OKSAveragePrecision(Metric):
         """
         self._check(predictions, image_ids)
         image_index = predictions.image_index
-        best_first = torch.argsort(predictions.scores, descending=True, stable=True)
-        order = best_first[torch.argsort(image_index[best_first], stable=True)]
-        kept = order[rank_within(image_index[order]) < self.max_detections]
+        kept = best_of_images(image_index, predictions.scores, self.max_detections)
         self.image_ids.append(image_ids.long())
         self.detections_per_image.append(torch.bincount(image_index[kept], minlength=len(image_ids)))
         self.scores.append(predictions.scores[kept].double())
@@ -314,6 +312,19 @@ class OKSAveragePrecision(Metric):
         evaluated[image_of_row.numpy()] = True
         rows = kept[order]
         return _Detections(image_index[order], rows, joined(self.scores)[rows], joined(self.areas)[rows]), evaluated
+
+
+def best_of_images(image_index: Tensor, scores: Tensor, limit: int) -> Tensor:
+    """The rows of the best detections of each image, by image, best first; of equal scores the earlier row.
+
+    Args:
+        image_index: (P,) int64.
+        scores: (P,).
+        limit: how many are kept of an image.
+    """
+    best_first = torch.argsort(scores, descending=True, stable=True)
+    order = best_first[torch.argsort(image_index[best_first], stable=True)]
+    return order[rank_within(image_index[order]) < limit]
 
 
 def extents(keypoints: Tensor) -> Tensor:

@@ -64,9 +64,10 @@ def gathered(metric: Metric) -> AbstractContextManager[Any]:
 
 
 def joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A state on the CPU; after the gathering it is one tensor, before it a list, which then holds the one tensor too."""
+    """A state on the CPU; after the gathering it is one tensor, before it a list, which is joined in place."""
     if isinstance(state, list):
-        state[:] = [torch.cat(state)] if len(state) > 1 else state  # in place, or a large state would be in memory twice
+        if len(state) > 1:
+            state[:] = [torch.cat(state)]  # in place, or a large state would be in memory twice
         state = state[0]
     return state.cpu()
 

@@ -1,0 +1,125 @@
+"""How a results file is evaluated: one YAML of `conf/metric`, which names one of `conf/data` for the annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import pose_lab.conf
+from pose_lab.data.annotations import ReadingRules
+from pose_lab.skeletons import Skeleton, skeleton
+
+CONF = Path(next(iter(pose_lab.conf.__path__)))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is computed and from what.
+
+    Attributes:
+        annotations: the file with the truth.
+        results: the file, or folder, that is evaluated.
+        rules: how the annotations are read.
+        settings: the metric's YAML with the command's changes.
+        cache: folder for the index of the annotations.
+        by: further tables that are asked for.
+    """
+
+    annotations: Path
+    results: Path
+    rules: ReadingRules
+    settings: Mapping[str, Any]
+    cache: Path
+    by: tuple[str, ...] = ()
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The keypoints that are compared."""
+        return self.rules.shown or self.rules.skeleton
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found.
+
+    Attributes:
+        heading: says what the numbers are of.
+        numbers: by official name.
+        tables: further numbers by table, row and official name.
+        ignored: counts of what did not take part, by reason.
+        lines: the numbers as the official tool prints them.
+        files: what further can be written, by the command's argument: a function of the path.
+    """
+
+    heading: str
+    numbers: dict[str, float]
+    tables: dict[str, dict[str, dict[str, float]]]
+    ignored: dict[str, int]
+    lines: list[str]
+    files: dict[str, Any] = field(default_factory=dict)
+
+
+def names(group: str) -> list[str]:
+    """What a group of the config offers."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def settings_of(metric: str, changes: Mapping[str, str]) -> dict[str, Any]:
+    """A metric's YAML with changed values.
+
+    Raises:
+        ValueError: if there is no such metric or key, or a value is missing or cannot be read.
+    """
+    if metric not in names("metric"):
+        raise ValueError(f"metric={metric} is none of {', '.join(names('metric'))}")
+    settings = _composed(f"metric/{metric}").metric
+    for key, value in changes.items():
+        if key not in settings or OmegaConf.is_dict(settings._get_node(key)):
+            offered = [name for name in settings if not OmegaConf.is_dict(settings._get_node(name))]
+            raise ValueError(f"metric={metric} has no setting {key!r}; it has {', '.join(map(str, offered))}")
+        try:
+            settings = OmegaConf.merge(settings, OmegaConf.from_dotlist([f"{key}={value}"]))
+        except (OmegaConfBaseException, ValueError) as error:
+            raise ValueError(f"{key}={value} cannot be read: {error}") from None
+    missing = OmegaConf.missing_keys(settings)
+    if missing:
+        raise ValueError(f"metric={metric} needs {', '.join(f'{key}=' for key in sorted(missing))}")
+    return OmegaConf.to_container(settings)  # type: ignore[return-value]
+
+
+def reading_rules(data: str, shown: str | None) -> ReadingRules:
+    """How the annotations of a data set are read for its evaluation.
+
+    Args:
+        data: a name in `conf/data`.
+        shown: the skeleton that people are mapped to; None leaves the data set's own.
+
+    Raises:
+        ValueError: if there is no such data set or skeleton.
+    """
+    if data not in names("data"):
+        raise ValueError(f"data={data} is none of {', '.join(names('data'))}")
+    node = _composed(f"data/{data}").data
+    if "layout" not in node:
+        raise ValueError(f"data={data} is not read from annotation files")
+    own = skeleton(node.annotated_as)
+    return ReadingRules(
+        skeleton=own,
+        area_factor=node.area_factor,
+        pixel_shift=node.pixel_shift,
+        layout=node.layout,
+        box_margin=node.box_margin,
+        least_confidence=node.least_confidence,
+        shown=None if shown in (None, own.name) else skeleton(shown),
+    )
+
+
+def _composed(config: str) -> DictConfig:
+    with initialize_config_module("pose_lab.conf", version_base="1.3"):
+        return compose(config)
