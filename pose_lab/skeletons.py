@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -360,3 +363,74 @@ def skeleton(name: str) -> Skeleton:
     if name not in SKELETONS:
         raise ValueError(f"no skeleton is called {name!r}; there are: {', '.join(SKELETONS)}")
     return SKELETONS[name]
+
+
+# Names that several data sets use for places that are only near each other
+_LOOSE = frozenset(("head", "neck", "pelvis", "thorax", "spine", "head_centre"))
+
+# What stands in for a keypoint that a data set lacks, best first; two names: the point between them
+_SUBSTITUTES = {
+    "head": ("head_top",),
+    "head_top": ("head",),
+    "face": ("nose",),
+    "neck": ("upper_neck", "head_bottom", "left_shoulder right_shoulder"),
+    "upper_neck": ("head_bottom", "neck"),
+    "head_bottom": ("upper_neck", "neck"),
+    "thorax": ("left_shoulder right_shoulder",),
+    "pelvis": ("left_hip right_hip",),
+    "left_hand_root": ("left_wrist",),
+    "right_hand_root": ("right_wrist",),
+}
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """How people annotated with one skeleton are shown as another, which has K' keypoints.
+
+    Attributes:
+        sources: for each of the K' keypoints those of the first skeleton that it lies between: one, two or none.
+        exact: (K',) whether it is the same place of the body by the data sets' definitions; otherwise a near one.
+    """
+
+    sources: tuple[tuple[int, ...], ...]
+    exact: tuple[bool, ...]
+
+    def __call__(self, keypoints: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Keypoints (N, K, 3) x, y, visibility as (N, K', 3).
+
+        One between two others is as visible as the less visible of them; one without a counterpart is (0, 0, 0).
+        """
+        points, found = self.points(keypoints)
+        visibility = np.minimum(*(keypoints[:, ends, 2] for ends in self._ends)) * found
+        return np.concatenate([np.where((visibility > 0)[..., None], points[..., :2], 0), visibility[..., None]], 2)
+
+    def points(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Points (N, K, D) as (N, K', D), and which of the K' have a counterpart; the others are meaningless."""
+        first, second = (points[:, ends] for ends in self._ends)
+        return (first + second) / 2, np.array([bool(ends) for ends in self.sources])
+
+    @cached_property
+    def _ends(self) -> tuple[list[int], list[int]]:
+        return [(ends or (0,))[0] for ends in self.sources], [(ends or (0,))[-1] for ends in self.sources]
+
+
+def mapping(source: Skeleton, target: Skeleton) -> Mapping:
+    """How people annotated as `source` are shown as `target`: by equal names, else by what is near.
+
+    Raises:
+        ValueError: if the skeletons have nothing in common.
+    """
+    found = [_counterpart(name, source, target) for name in target.keypoints]
+    if not any(ends for ends, _ in found):
+        raise ValueError(f"skeletons {source.name} and {target.name} have no keypoint in common")
+    return Mapping(tuple(ends for ends, _ in found), tuple(exact for _, exact in found))
+
+
+def _counterpart(name: str, source: Skeleton, target: Skeleton) -> tuple[tuple[int, ...], bool]:
+    """Where a keypoint of `target` is found in `source`, and whether exactly there."""
+    if name in source.index:
+        return (source.index[name],), source is target or name not in _LOOSE
+    for names in _SUBSTITUTES.get(name, ()):
+        if all(end in source.index for end in names.split()):
+            return tuple(source.index[end] for end in names.split()), False
+    return (), False

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from pose_lab.skeletons import (
@@ -18,6 +19,7 @@ from pose_lab.skeletons import (
     SKELETONS,
     WHOLEBODY,
     Skeleton,
+    mapping,
     mirrored,
     skeleton,
 )
@@ -157,3 +159,82 @@ def test_unknown_name_lists_the_known_ones():
 def test_wrong_number_of_sigmas_is_refused():
     with pytest.raises(ValueError, match="1 sigmas for 2 keypoints"):
         Skeleton(name="x", keypoints=("a", "b"), limbs=(), sigmas=(0.1,), source="")
+
+
+def person(points, seed=0):
+    """(1, K, 3) of distinct places, all visible."""
+    keypoints = np.random.default_rng(seed).uniform(0, 100, (1, len(points), 3))
+    keypoints[..., 2] = 2
+    return keypoints
+
+
+@pytest.mark.parametrize("target", SKELETONS)
+@pytest.mark.parametrize("source", SKELETONS)
+def test_mapping_keeps_what_both_have_and_sides(source, target):
+    source, target = skeleton(source), skeleton(target)
+    there = mapping(source, target)
+    keypoints = person(source)
+    shown = there(keypoints)
+    assert shown.shape == (1, len(target), 3)
+    for name in set(source.keypoints) & set(target.keypoints):
+        np.testing.assert_array_equal(shown[0, target.index[name]], keypoints[0, source.index[name]])
+    lacking = [k for k, ends in enumerate(there.sources) if not ends]
+    assert (shown[0, lacking] == 0).all()
+    # mirroring before or after is the same
+    mirrored_first = there(keypoints[:, list(source.flip)])
+    np.testing.assert_allclose(mirrored_first, shown[:, list(target.flip)])
+    assert [there.exact[k] for k in target.flip] == list(there.exact)
+
+
+def counterparts(source, target):
+    there = mapping(source, target)
+    return {
+        name: ("=" if exact else "~") + "+".join(source.keypoints[k] for k in ends)
+        for name, ends, exact in zip(target.keypoints, there.sources, there.exact, strict=True)
+    }
+
+
+def test_mapping_to_itself_is_exact():
+    for points in SKELETONS.values():
+        there = mapping(points, points)
+        assert all(there.exact)
+        np.testing.assert_array_equal(there(person(points)), person(points))
+
+
+def test_coco_as_crowdpose():
+    found = counterparts(COCO, CROWDPOSE)
+    assert found.pop("head") == "~"
+    assert found.pop("neck") == "~left_shoulder+right_shoulder"
+    assert found == {name: f"={name}" for name in found}
+    assert len(found) == 12
+
+
+def test_crowdpose_as_coco_lacks_the_face():
+    found = counterparts(CROWDPOSE, COCO)
+    assert {name for name, source in found.items() if source == "~"} == set(COCO.keypoints[:5])
+
+
+def test_mpii_and_halpe():
+    assert counterparts(MPII, CROWDPOSE) | {"head": "~head_top", "neck": "~upper_neck"} == counterparts(MPII, CROWDPOSE)
+    assert counterparts(HALPE26, MPII)["thorax"] == "~left_shoulder+right_shoulder"
+    assert counterparts(HALPE26, MPII)["pelvis"] == "~pelvis"
+    assert counterparts(COCO, HALPE26)["pelvis"] == "~left_hip+right_hip"
+    assert set(counterparts(HALPE136, HALPE26).values()) == {
+        ("~" if name in ("head", "neck", "pelvis") else "=") + name for name in HALPE26.keypoints
+    }
+    assert counterparts(HALPE136, WHOLEBODY) == {name: f"={name}" for name in WHOLEBODY.keypoints}
+
+
+def test_a_point_between_two_is_as_visible_as_the_less_visible():
+    keypoints = np.zeros((3, len(COCO), 3))
+    left, right = COCO.index["left_shoulder"], COCO.index["right_shoulder"]
+    keypoints[:, left], keypoints[:, right] = (10, 20, 2), (30, 40, 2)
+    keypoints[1, right, 2], keypoints[2, right] = 1, 0
+    neck = mapping(COCO, CROWDPOSE)(keypoints)[:, CROWDPOSE.index["neck"]]
+    assert neck.tolist() == [[20, 30, 2], [20, 30, 1], [0, 0, 0]]
+
+
+def test_skeletons_without_a_common_keypoint():
+    other = Skeleton(name="x", keypoints=("tail",), limbs=(), sigmas=None, source="")
+    with pytest.raises(ValueError, match="skeletons coco and x have no keypoint in common"):
+        mapping(COCO, other)
