@@ -9,6 +9,7 @@ people also an array (.npy, .npz, .mat) with a row per annotated person. Further
   matches=FILE.npz      writes which detection took which person (OKS), see docs/evaluation.md
   cache=FOLDER          keeps the index of ANNOTATIONS for the next time
   data=NAME             how ANNOTATIONS is read, where the metric does not say so: conf/data
+  images=FOLDER         the pictures, for annotations that do not state their sizes; part=train, of several in a file
   KEY=VALUE             any setting of conf/metric/NAME.yaml: unknown_images=skip, crowd_limits=paper, thresholds=[0.1]
 
 All pictures of ANNOTATIONS are evaluated, also those without results.
@@ -16,24 +17,22 @@ All pictures of ANNOTATIONS are evaluated, also those without results.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from pose_lab.evaluation import joints, oks, poses3d, protocol
+from pose_lab.evaluation import protocol
 from pose_lab.evaluation.protocol import Evaluation, Protocol
 from pose_lab.runs.files import write_json
 
-FAMILIES: dict[str, Callable[[Protocol], Evaluation]] = {
-    "oks": oks.evaluate,
-    "joints": joints.evaluate,
-    "poses3d": poses3d.evaluate,
-}
 REQUIRED = ("gt", "dt", "metric")
 FILES = {"curves": ".csv", "matches": ".npz"}  # what only some metrics can write, and the ending it must have
-OPTIONAL = ("out", "by", *FILES, "cache")
+OPTIONAL = ("out", "by", *FILES, "images", "part", "cache")
+SCREEN = 80  # columns
 COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "ARM", "ARL")  # of the tables
 
 
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 evaluation.files[argument](Path(given[argument]))
         if "out" in given:
             write(Path(given["out"]), evaluation)
-    except (OSError, ValueError, MemoryError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 
@@ -92,17 +91,15 @@ def evaluate(given: dict[str, str]) -> Evaluation:
     changes = {key: value for key, value in given.items() if key not in (*REQUIRED, *OPTIONAL)}
     settings = protocol.settings_of(given["metric"], changes)
     by = tuple(filter(None, given.get("by", "").split(",")))
-    offered = oks.TABLES if settings["family"] == "oks" else ()
-    for name in by:
-        if name not in offered:
-            raise ValueError(f"by={name} is none of {', '.join(offered) or f'the tables of metric={given["metric"]}'}")
-    rules = protocol.reading_rules(settings["data"], settings["skeleton"])
-    if unwritable := [key for key in FILES if key in given and settings["family"] != "oks"]:
-        raise ValueError(f"{unwritable[0]}= is written by metrics of OKS only")
+    images = Path(given["images"]) if "images" in given else None
+    rules = protocol.reading_rules(settings["data"], settings.get("skeleton"), images, given.get("part"))
+    if only_oks := [key for key in ("by", *FILES) if key in given and settings["family"] != "oks"]:
+        raise ValueError(f"{only_oks[0]}= is for metrics of OKS only")
+    family = importlib.import_module(f"pose_lab.evaluation.{settings['family']}")  # now: the help needs none of them
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(given.get("cache", temporary))
         asked = Protocol(Path(given["gt"]), Path(given["dt"]), rules, settings, cache, by)
-        return FAMILIES[settings["family"]](asked)
+        return family.evaluate(asked)
 
 
 def report(evaluation: Evaluation) -> str:
@@ -116,18 +113,18 @@ def report(evaluation: Evaluation) -> str:
 
 
 def _table(by: str, rows: dict[str, dict[str, float]]) -> list[str]:
-    shown = [name for name in COLUMNS if all(name in numbers for numbers in rows.values())]
-    names = shown or list(next(iter(rows.values())))
-    widths = [max(len(name), 6) for name in names]
+    """Lines of at most 80 columns, whatever must be left out for that; "-" where nobody counts."""
+    known = list(next(iter(rows.values())))
+    names = [name for name in COLUMNS if name in known] or known
     first = max(len(f"by {by}"), *map(len, rows))
-    head = f"{f'by {by}':<{first}}" + "".join(f" {name:>{width}}" for name, width in zip(names, widths, strict=True))
-    return [
-        head,
-        *(
-            f"{row:<{first}}" + "".join(f" {numbers[name]:>{w}.3f}" for name, w in zip(names, widths, strict=True))
-            for row, numbers in rows.items()
-        ),
-    ]
+    ends = list(accumulate((max(len(name), 6) + 1 for name in names), initial=first))
+    names = [name for name, end in zip(names, ends[1:], strict=True) if end <= SCREEN]
+    lines = [f"{f'by {by}':<{first}}" + "".join(f" {name:>6}" for name in names)]
+    for row, numbers in rows.items():
+        cells = ["-" if numbers[name] == -1 else f"{numbers[name]:.3f}" for name in names]
+        aligned = (f" {cell:>{max(len(name), 6)}}" for name, cell in zip(names, cells, strict=True))
+        lines.append(f"{row:<{first}}" + "".join(aligned))
+    return lines if names == known or names[0] in COLUMNS else [*lines, "(further columns: out=FILE.json)"]
 
 
 def write(path: Path, evaluation: Evaluation) -> None:

@@ -276,7 +276,7 @@ class _Reader:
 
 def _keypoints(record: Record) -> Any:
     """The record's list of keypoints; COCO-WholeBody's lists of parts are put together."""
-    parts = [record.get(field) for field in PART_FIELDS]
+    parts: list[Any] = [record.get(field) for field in PART_FIELDS]
     return list(chain.from_iterable(parts)) if all(isinstance(part, list) for part in parts) else record["keypoints"]
 
 

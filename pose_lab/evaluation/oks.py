@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +51,9 @@ def evaluate(protocol: Protocol) -> Evaluation:
         raise ValueError(
             f"crowd_limits={settings['crowd_limits']} is none of {', '.join(settings['crowd_limit_sets'])}"
         )
+    for by in protocol.by:
+        if by not in TABLES:
+            raise ValueError(f"by={by} is none of {', '.join(TABLES)}")
     annotations = load_annotations(protocol.annotations, protocol.rules, protocol.cache)
     if not people_per_image(annotations).any():
         raise ValueError(f"{protocol.annotations}: nobody counts in the evaluation (no person with labelled keypoints)")
@@ -62,7 +65,7 @@ def evaluate(protocol: Protocol) -> Evaluation:
         parts = _evaluated_parts(annotations, results, protocol)
         tables["part"] = {name: _floats(numbers) for name, numbers in parts.by_part().items()}
         whole = skeleton.parts[-1][0]
-        metric = cast(OKSAveragePrecision, parts.parts[whole])
+        metric = parts.metrics()[whole]
         rows = shows_part(results.predictions, parts.indices[whole]).numpy()
         taking_part = _TakingPart.of(results, metric, results.part_scores.get(whole), rows)
     else:
@@ -144,7 +147,7 @@ def _table(
         parts.update(results.predictions, _ids(annotations))
         return {name: _floats(numbers) for name, numbers in parts.by_part().items()}
     values = people_per_image(annotations) if by == "people" else annotations.crowd_index
-    sets = sets_of_images(values, edges[by])
+    sets = sets_of_images(values, edges[by], whole_numbers=by == "people")
     return {name: _floats(metric.numbers(images)) for name, images in sets.items() if images.any()}
 
 
@@ -173,7 +176,7 @@ def _write_curves(metric: OKSAveragePrecision, path: Path) -> None:
 def _write_matches(metric: OKSAveragePrecision, taking_part: _TakingPart, path: Path) -> None:
     """The arrays of `Matches` with the ids that make them readable alone (docs/evaluation.md)."""
     matches, annotations = metric.matches(), metric.annotations
-    arrays = {
+    arrays: dict[str, Any] = {
         "area_ranges": list(SIZE_RANGES),
         "thresholds": THRESHOLDS,
         "image_id": annotations.image_ids[matches.image_index],
@@ -187,4 +190,4 @@ def _write_matches(metric: OKSAveragePrecision, taking_part: _TakingPart, path: 
         "annotation_image_id": annotations.image_ids[annotations.image_index],
         "counted": matches.counted,
     }
-    write_file(path, lambda temporary: np.savez_compressed(temporary, **{k: np.asarray(v) for k, v in arrays.items()}))
+    write_file(path, lambda temporary: np.savez_compressed(temporary, **arrays))

@@ -79,10 +79,12 @@ def settings_of(metric: str, changes: Mapping[str, str]) -> dict[str, Any]:
     if metric not in names("metric"):
         raise ValueError(f"metric={metric} is none of {', '.join(names('metric'))}")
     settings = _composed(f"metric/{metric}").metric
+    offered = [
+        str(key) for key in settings.keys() - {"family", "_target_"} if not OmegaConf.is_dict(settings._get_node(key))
+    ]
     for key, value in changes.items():
-        if key not in settings or OmegaConf.is_dict(settings._get_node(key)):
-            offered = [name for name in settings if not OmegaConf.is_dict(settings._get_node(name))]
-            raise ValueError(f"metric={metric} has no setting {key!r}; it has {', '.join(map(str, offered))}")
+        if key not in offered:
+            raise ValueError(f"metric={metric} has no setting {key!r}; it has {', '.join(sorted(offered))}")
         try:
             settings = OmegaConf.merge(settings, OmegaConf.from_dotlist([f"{key}={value}"]))
         except (OmegaConfBaseException, ValueError) as error:
@@ -93,12 +95,14 @@ def settings_of(metric: str, changes: Mapping[str, str]) -> dict[str, Any]:
     return OmegaConf.to_container(settings)  # type: ignore[return-value]
 
 
-def reading_rules(data: str, shown: str | None) -> ReadingRules:
+def reading_rules(data: str, shown: str | None, images: Path | None, part: str | None) -> ReadingRules:
     """How the annotations of a data set are read for its evaluation.
 
     Args:
         data: a name in `conf/data`.
         shown: the skeleton that people are mapped to; None leaves the data set's own.
+        images: folder of the pictures, for layouts that do not state their sizes.
+        part: of a file that holds several splits.
 
     Raises:
         ValueError: if there is no such data set or skeleton.
@@ -114,6 +118,8 @@ def reading_rules(data: str, shown: str | None) -> ReadingRules:
         area_factor=node.area_factor,
         pixel_shift=node.pixel_shift,
         layout=node.layout,
+        images=images,
+        part=part,
         box_margin=node.box_margin,
         least_confidence=node.least_confidence,
         shown=None if shown in (None, own.name) else skeleton(shown),

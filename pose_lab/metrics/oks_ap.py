@@ -332,20 +332,25 @@ def extents(keypoints: Tensor) -> Tensor:
     return (keypoints.amax(1).double() - keypoints.amin(1).double()).prod(1)
 
 
-def sets_of_images(values: NDArray[np.float64], edges: Sequence[float]) -> dict[str, NDArray[np.bool_]]:
+def sets_of_images(
+    values: NDArray[np.float64], edges: Sequence[float], whole_numbers: bool = False
+) -> dict[str, NDArray[np.bool_]]:
     """Images sorted into intervals [edge, next edge) of a number per image, for `OKSAveragePrecision.numbers`.
 
     Args:
         values: (I,) e.g. `annotations.crowd_index` or `people_per_image(annotations)`; NaN belongs nowhere.
         edges: ascending; below the first and from the last on are intervals too.
+        whole_numbers: name intervals by the numbers in them: "2", "3 to 5".
 
     Returns:
         a mask (I,) by the interval's name, e.g. "0.2 to 0.8", "from 0.8"; the first is named "below 0.2".
     """
     bounds = [-np.inf, *edges, np.inf]
+    step = int(whole_numbers)
     sets = {}
     for low, high in pairwise(bounds):
-        name = f"below {high:g}" if low == -np.inf else f"from {low:g}" if high == np.inf else f"{low:g} to {high:g}"
+        between = f"{low:g}" if low == high - step else f"{low:g} to {high - step:g}"
+        name = f"below {high:g}" if low == -np.inf else f"from {low:g}" if high == np.inf else between
         sets[name] = (values >= low) & (values < high)
     return sets
 

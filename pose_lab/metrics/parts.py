@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class PartsAveragePrecision(WrapperMetric):
         super().__init__(**kwargs)
         self.indices = {name: list(indices) for name, indices in parts.items()}
         self.shown_only = shown_only
-        self.parts = nn.ModuleDict(
+        self._metrics = nn.ModuleDict(
             {
                 name: OKSAveragePrecision(
                     part_of_annotations(annotations, skeleton, indices),
@@ -106,6 +106,10 @@ class PartsAveragePrecision(WrapperMetric):
                 for name, indices in parts.items()
             }
         )
+
+    def metrics(self) -> dict[str, OKSAveragePrecision]:
+        """The metric of each part, by name."""
+        return {name: cast(OKSAveragePrecision, metric) for name, metric in self._metrics.items()}
 
     def update(
         self,
@@ -123,7 +127,7 @@ class PartsAveragePrecision(WrapperMetric):
             scores: (P,) by part, where a part is ranked by a score of its own; else by that of the person.
         """
         areas = extents(predictions.keypoints) if areas is None else areas
-        for name, metric in self.parts.items():
+        for name, metric in self.metrics().items():
             indices = self.indices[name]
             ranked = replace(predictions, scores=(scores or {}).get(name, predictions.scores))
             rows = shows_part(predictions, indices) if self.shown_only else torch.ones_like(areas, dtype=torch.bool)
@@ -135,11 +139,11 @@ class PartsAveragePrecision(WrapperMetric):
 
     def by_part(self) -> dict[str, dict[str, Tensor]]:
         """COCO's ten numbers of each part; all processes must call it."""
-        return {name: _plain(metric.compute()) for name, metric in self.parts.items()}
+        return {name: _plain(metric.compute()) for name, metric in self.metrics().items()}
 
     def reset(self) -> None:
         """Forgets all images."""
-        for metric in self.parts.values():
+        for metric in self.metrics().values():
             metric.reset()
         super().reset()
 
