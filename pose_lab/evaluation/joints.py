@@ -53,7 +53,7 @@ def evaluate(protocol: Protocol) -> Evaluation:
     metric.update(found, annotated, labelled, torch.from_numpy(rows), **given)
     numbers = {name: float(value) for name, value in metric.compute().items()}
     return Evaluation(
-        heading=f"{len(rows)} people, {int(labelled.sum())} labelled keypoints; {_unit(settings['size'], metric)}",
+        heading=f"{len(rows)} people, {int(labelled.sum())} labelled keypoints\n{_unit(settings['size'], metric)}",
         numbers=numbers,
         tables=_tables(metric, skeleton),
         ignored=ignored,
@@ -108,33 +108,36 @@ def _found(
             )
         ignored = {"people without a result": missing, "results of people that do not count": len(owner) - len(chosen)}
         ignored |= {f"results {reason}": count for reason, count in results.left_out.items()}
-    return found + protocol.settings["shift"], rows, ignored
+    # As precise as annotations are kept: who is found exactly must have no error
+    return (found + protocol.settings["shift"]).float().double(), rows, ignored
 
 
 def _owners(
     protocol: Protocol, annotations: Annotations, people: NDArray[np.int64], results: Results
 ) -> NDArray[np.int64]:
-    """(P,) the annotations' row that each result belongs to: the one it names, or the only one of its picture."""
+    """(P,) the annotations' row that each result belongs to: the one it names, or the only one of its picture.
+
+    Only people who count are looked at; -1 where nobody counts in the picture.
+    """
     row_of_id = {annotation: row for row, annotation in enumerate(annotations.instance_ids.tolist())}
     per_image = np.bincount(annotations.image_index[people], minlength=len(annotations.image_ids))
     only = np.full(len(annotations.image_ids), -1)
     only[annotations.image_index[people]] = people
-    owner, record_of = np.empty(len(results.records), np.int64), dict[int, int]()
-    image_index = results.predictions.image_index.tolist()
-    for n, (record, named, image) in enumerate(
-        zip(results.records.tolist(), results.annotation_ids.tolist(), image_index, strict=True)
-    ):
-        row = row_of_id.get(named) if named >= 0 else int(only[image]) if per_image[image] == 1 else None
+    owner, record_of = np.full(len(results.records), -1), dict[int, int]()
+    images = results.predictions.image_index.tolist()
+    numbers = zip(results.records.tolist(), results.annotation_ids.tolist(), images, strict=True)
+    for n, (record, named, image) in enumerate(numbers):
         name = f"{protocol.results}: record {record}"
-        if row is None and named >= 0:
-            raise ValueError(f"{name} is of annotation {named}, which {protocol.annotations} does not have")
-        if row is None:
+        if named < 0 and per_image[image] > 1:
             raise ValueError(
                 f"{name} must name its person by `annotation_id`: {per_image[image]} people count in its picture"
             )
-        if annotations.image_index[row] != image:
+        row = int(only[image]) if named < 0 else row_of_id.get(named)
+        if row is None:
+            raise ValueError(f"{name} is of annotation {named}, which {protocol.annotations} does not have")
+        if row >= 0 and annotations.image_index[row] != image:
             raise ValueError(f"{name} is of annotation {named}, which is in another picture than its image_id says")
-        if (first := record_of.setdefault(row, record)) != record:
+        if row >= 0 and (first := record_of.setdefault(row, record)) != record:
             raise ValueError(f"{name} is of the same person as record {first}: one result per person is wanted")
         owner[n] = row
     return owner

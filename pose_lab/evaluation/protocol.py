@@ -10,6 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import pose_lab.conf
 from pose_lab.data.annotations import ReadingRules
@@ -79,20 +80,36 @@ def settings_of(metric: str, changes: Mapping[str, str]) -> dict[str, Any]:
     if metric not in names("metric"):
         raise ValueError(f"metric={metric} is none of {', '.join(names('metric'))}")
     settings = _composed(f"metric/{metric}").metric
-    offered = [
-        str(key) for key in settings.keys() - {"family", "_target_"} if not OmegaConf.is_dict(settings._get_node(key))
-    ]
-    for key, value in changes.items():
+    values: dict[str, Any] = {key: None if OmegaConf.is_missing(settings, key) else settings[key] for key in settings}
+    offered = sorted(k for k, v in values.items() if k not in ("family", "_target_") and not OmegaConf.is_dict(v))
+    for key, text in changes.items():
         if key not in offered:
-            raise ValueError(f"metric={metric} has no setting {key!r}; it has {', '.join(sorted(offered))}")
-        try:
-            settings = OmegaConf.merge(settings, OmegaConf.from_dotlist([f"{key}={value}"]))
-        except (OmegaConfBaseException, ValueError) as error:
-            raise ValueError(f"{key}={value} cannot be read: {error}") from None
-    missing = OmegaConf.missing_keys(settings)
+            raise ValueError(f"metric={metric} has no setting {key!r}; it has {', '.join(offered)}")
+        settings[key] = _value(key, text, values[key])
+    missing = [f"{key}=" for key in settings if OmegaConf.is_missing(settings, key)]
     if missing:
-        raise ValueError(f"metric={metric} needs {', '.join(f'{key}=' for key in sorted(missing))}")
+        raise ValueError(f"metric={metric} needs {', '.join(missing)}")
     return OmegaConf.to_container(settings)  # type: ignore[return-value]
+
+
+def _value(key: str, text: str, default: Any) -> Any:
+    """What the text says in YAML, if it is of the default's kind."""
+    try:
+        value = OmegaConf.from_dotlist([f"{key}={text}"])[key]
+    except (OmegaConfBaseException, YAMLError):
+        raise ValueError(f"{key}={text} cannot be read") from None
+    kind, expected = _kind(value), _kind(default)
+    if "nothing" not in (kind, expected) and kind != expected:
+        raise ValueError(f"{key}={text} is {kind}, expected {expected}, e.g. {key}={default}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    if OmegaConf.is_list(value):
+        kinds = set(map(_kind, value))
+        return f"a list of {kinds.pop().removeprefix('a ')}s" if len(kinds) == 1 else "an empty or mixed list"
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+    return kinds.get(type(value), "nothing")
 
 
 def reading_rules(data: str, shown: str | None, images: Path | None, part: str | None) -> ReadingRules:
