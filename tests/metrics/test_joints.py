@@ -228,7 +228,7 @@ def test_accuracy_on_heatmaps_is_pck_and_the_published_one_swaps_height_and_widt
     case, expected = arrays("heatmap_accuracy"), EXPECTED["heatmap_accuracy"]
     people, keypoints, height, width = case["target"].shape
     found, annotated = (peaks(case[name]) for name in ("output", "target"))
-    labelled = case["visible"] & (annotated > 1).all(2)  # the published function leaves out peaks at the border
+    labelled = case["visible"].bool()
 
     def shares(size: tuple[int, int]) -> Tensor:
         metric = PCK([f"keypoint {k}" for k in range(keypoints)], [expected["threshold"]])
