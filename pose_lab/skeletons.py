@@ -429,7 +429,7 @@ def mapping(source: Skeleton, target: Skeleton) -> Mapping:
 def _counterpart(name: str, source: Skeleton, target: Skeleton) -> tuple[tuple[int, ...], bool]:
     """Where a keypoint of `target` is found in `source`, and whether exactly there."""
     if name in source.index:
-        return (source.index[name],), source is target or name not in _LOOSE
+        return (source.index[name],), source.source == target.source or name not in _LOOSE
     for names in _SUBSTITUTES.get(name, ()):
         if all(end in source.index for end in names.split()):
             return tuple(source.index[end] for end in names.split()), False

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pose_lab.data.rules import BadRecords, ReadingRules
+from pose_lab.data.rules import ReadingRules
 from pose_lab.poses import Annotations
 from pose_lab.skeletons import mapping
 
@@ -48,20 +48,31 @@ def checked(content: Content, path: Path, rules: ReadingRules) -> tuple[Annotati
     Raises:
         ValueError: if records are bad and `rules.bad_records` is "error".
     """
-    faults = _Faults(path, rules.bad_records)
+    annotations, bad = examined(content, rules)
+    reports = []
+    if bad:
+        listed = [f"{len(ids)} {what} (ids {_first(ids)})" for what, ids in bad.items()]
+        message = f"{path}: {sum(map(len, bad.values()))} bad records: {'; '.join(listed)}"
+        if rules.bad_records == "error":
+            raise ValueError(f"{message}. Mend the file, or set `data.bad_records: skip` to leave them out")
+        reports.append(f"{message}. They are left out.")
+    if meant := ", ".join(f"{count} {what}" for what, count in content.left_out.items() if count):
+        reports.append(f"{path}: {meant} are left out.")
+    return annotations, " ".join(reports)
+
+
+def examined(content: Content, rules: ReadingRules) -> tuple[Annotations, dict[str, list[Any]]]:
+    """The annotations without bad records, and the ids of those by what is wrong with them."""
+    faults = _Faults()
     images = sorted(_sound_images(content.images, faults), key=lambda image: image["id"])
     people = _sound_people(content.people, {image["id"] for image in images}, rules, faults)
-    report = faults.report()
-    meant = ", ".join(f"{count} {what}" for what, count in content.left_out.items() if count)
-    reports = [report, f"{path}: {meant} are left out." if meant else ""]
-    return _arrays(images, people, rules), " ".join(filter(None, reports))
+    return _arrays(images, people, rules), faults.found
 
 
 class _Faults:
-    """Collects bad records by what is wrong with them, and reports them together."""
+    """Collects bad records by what is wrong with them."""
 
-    def __init__(self, path: Path, policy: BadRecords) -> None:
-        self.path, self.policy = path, policy
+    def __init__(self) -> None:
         self.found: dict[str, list[Any]] = {}
 
     def sound(self, records: Sequence[Record], wrong: Callable[[Record], str | None]) -> list[Record]:
@@ -74,16 +85,6 @@ class _Faults:
             else:
                 kept.append(record)
         return kept
-
-    def report(self) -> str:
-        """Raise or tell what was found, as the policy says; nothing if nothing was."""
-        if not self.found:
-            return ""
-        listed = [f"{len(ids)} {what} (ids {_first(ids)})" for what, ids in self.found.items()]
-        message = f"{self.path}: {sum(map(len, self.found.values()))} bad records: {'; '.join(listed)}"
-        if self.policy == "error":
-            raise ValueError(f"{message}. Mend the file, or set `data.bad_records: skip` to leave them out")
-        return f"{message}. They are left out."
 
 
 def _first(items: Sequence[Any]) -> str:
