@@ -133,16 +133,11 @@ class PoseDataModule(lightning.LightningDataModule):
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.frame = (height, width)
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
-<<<<<<< HEAD
-        self.augment, self.val_stride, self.drop_last, self.pad_value = augment, val_stride, drop_last, pad_value
-        self.bad_images = _one_of("bad_images", bad_images, POLICIES)
-=======
         self.augment, self.drop_last, self.pad_value = augment, drop_last, pad_value
         self.val_fit, self.val_stride = _one_of("val_fit", val_fit, FITS), val_stride
-        self.bad_images = _one_of("bad_images", bad_images)
+        self.bad_images = _one_of("bad_images", bad_images, POLICIES)
         if val_fit == "demo" and val_batch_size != 1:
             raise ValueError("data.val_fit demo gives each picture a frame of its own: set data.val_batch_size=1")
->>>>>>> main
         self.workers, self.seed = workers, seed
         self._indexed: dict[str, Annotations] = {}
         self._rows: dict[str, NDArray[np.int64]] = {}
@@ -317,17 +312,9 @@ class PoseDataModule(lightning.LightningDataModule):
         return bad
 
 
-<<<<<<< HEAD
 def _one_of(field: str, value: Any, choices: Sequence[str]) -> Any:
     if value not in choices:
-        raise ValueError(
-            f"data.{field} must be {' or '.join(f'`{choice}`' for choice in choices)}, but it is {value!r}"
-        )
-=======
-def _one_of(field: str, value: Any, choices: Sequence[str] = ("error", "skip")) -> Any:
-    if value not in choices:
         raise ValueError(f"data.{field} must be one of {', '.join(choices)}, but it is {value!r}")
->>>>>>> main
     return value
 
 
