@@ -108,8 +108,8 @@ def _kind(value: Any) -> str:
     if OmegaConf.is_list(value):
         kinds = set(map(_kind, value))
         return f"a list of {kinds.pop().removeprefix('a ')}s" if len(kinds) == 1 else "an empty or mixed list"
-    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text"}
-    return kinds.get(type(value), "nothing")
+    of_type = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+    return of_type.get(type(value), "nothing")
 
 
 def reading_rules(data: str, shown: str | None, images: Path | None, part: str | None) -> ReadingRules:
