@@ -210,7 +210,7 @@ def _small() -> tuple[Annotations, Skeleton, Predictions]:
     return truth, COCO, detections(truth, 20)
 
 
-def large_file(megabytes: int = 1000) -> list[dict]:
+def large_file(megabytes: int = 100) -> list[dict]:
     """Reading a results file of that size: seconds, and megabytes of memory at the peak, in a process of its own."""
     truth = people(5000, 2.2, COCO, crowd=False)
     records = coco_results(truth, detections(truth, 4))
