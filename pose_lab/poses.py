@@ -118,6 +118,13 @@ class Instances(_Tensors):
     track_ids: Tensor | None = None
     joints_3d: Tensor | None = None
 
+    @classmethod
+    def none(cls, num_keypoints: int) -> Instances:
+        """Nobody, with K = `num_keypoints`."""
+        number, flag, size = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.bool), torch.empty(0)
+        keypoints = torch.empty(0, num_keypoints, 3)
+        return cls(number, size.view(0, 4), keypoints, keypoints[..., 0] > 0, size, size, flag)
+
     def __len__(self) -> int:
         return len(self.image_index)
 

@@ -132,6 +132,8 @@ def _sound_people(people: list[Record], image_ids: set[int], rules: ReadingRules
         if person["id"] in seen:
             return "annotations with an id that occurred before"
         seen.add(person["id"])
+        if not _integer(person.get("track_id", -1)):
+            return "annotations whose track_id is not a whole number"
         if person["image_id"] not in image_ids:
             return "annotations of an image that is not in the list"
         return _wrong_shape(person, rules)

@@ -1,23 +1,26 @@
 """What all methods share: optimiser and schedule from config, weight averaging, evaluation, logging.
 
-A method is one file with one subclass of `PoseMethod`: it says how targets and losses are made (`losses`) and how
-people are found (`predict`); everything else is here.
+A method is one file with one subclass of `PoseMethod`: it says how targets and losses are made (`losses`), what the
+network sees in pictures (`candidates`) and how people are made of that (`people`); everything else is here.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torchmetrics import Metric
 
+from pose_lab.checkpoints.filling import fill
+from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.optimisation import MovingAverage, Optimisation
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
-from pose_lab.poses import Batch, Predictions
+from pose_lab.poses import Annotations, Batch, Predictions
 from pose_lab.skeletons import Skeleton, skeleton
 
 
@@ -31,8 +34,15 @@ class PoseMethod(LightningModule):
         sum_over_batch: the loss is multiplied by the global number of pictures of a batch (published KAPAO); otherwise
             it is a mean over pictures.
 
-    Subclasses implement `losses` and `predict`.
+    Subclasses implement `losses`, `candidates` and `people`.
+
+    Attributes:
+        inference: what `people` does, a frozen dataclass of the method's own.
+        candidates_type: what `candidates` gives, a dataclass of tensors.
     """
+
+    inference: Any
+    candidates_type: ClassVar[type]
 
     def __init__(
         self,
@@ -46,15 +56,45 @@ class PoseMethod(LightningModule):
         self.net = net.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPUs and GPUs
         self.optimisation = Optimisation.from_config(optimisation)
         self.sum_over_batch = sum_over_batch
-        self.metric: OKSAveragePrecision | None = None
+        self.metrics = nn.ModuleList()
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses of a batch, already weighted: their sum is minimised."""
 
     @abstractmethod
+    def candidates(self, batch: Batch) -> Any:
+        """What the network sees in a batch, before thresholds and grouping: tensors of the method's own kind.
+
+        All that needs the network happens here, test-time augmentation too, so that `people` can be repeated with other
+        parameters, and timed apart.
+        """
+
+    @abstractmethod
+    def people(self, candidates: Any, batch: Batch) -> Predictions:
+        """The post-processing: candidates of a batch -> people, in pixels of the original images."""
+
+    @torch.no_grad()
     def predict(self, batch: Batch) -> Predictions:
         """The people found in a batch, in pixels of the original images."""
+        return self.people(self.candidates(batch), batch)
+
+    @classmethod
+    def net_changes(cls, weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:
+        """What must change in the `net` node of the config so that a checkpoint's weights fit; by default nothing.
+
+        Raises:
+            ValueError: they are the weights of another method.
+        """
+        return {}
+
+    def load_weights(self, weights: Weights) -> str:
+        """Takes the weights of a checkpoint with published names; returns what was taken, in words.
+
+        Raises:
+            ValueError: they do not fit; the network is untouched.
+        """
+        return fill(self.net, weights)
 
     def setup(self, stage: str) -> None:
         """Takes the ground truth of the validation split from the DataModule."""
@@ -64,7 +104,11 @@ class PoseMethod(LightningModule):
                 f"the method's skeleton is {self.skeleton.name!r}, the data's is {data.skeleton.name!r}: set both from "
                 "data.skeleton"
             )
-        self.metric = OKSAveragePrecision(data.val_annotations, self.skeleton)
+        self.metrics = nn.ModuleList(self.make_metrics(data.val_annotations))
+
+    def make_metrics(self, annotations: Annotations) -> list[Metric]:
+        """What is measured against the ground truth of the validation split; each computes numbers by name."""
+        return [OKSAveragePrecision(annotations, self.skeleton)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: sums the losses and logs each of them."""
@@ -78,18 +122,32 @@ class PoseMethod(LightningModule):
         return total * len(batch) * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:  # type: ignore[override]
-        """Finds people and counts them into the metric; the result is for callbacks that draw or write it."""
+        """Finds people and counts them into the metrics; the result is for callbacks that draw or write it."""
         predictions = self.predict(batch)
-        assert self.metric is not None
-        self.metric.update(predictions, batch.image_ids)
+        self.count(predictions, batch)
         return predictions
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the metric's numbers as `val/AP`, ..."""
-        assert self.metric is not None
-        numbers = {f"val/{name}": value for name, value in self.metric.compute().items()}
+        """Logs the metrics' numbers as `val/AP`, ..."""
+        numbers = {f"val/{name}": value for name, value in self.measured().items()}
         self.log_dict(numbers, rank_zero_only=False, sync_dist=False)
-        self.metric.reset()
+
+    def count(self, predictions: Predictions, batch: Batch) -> None:
+        """Counts what was found in a batch into the metrics."""
+        for metric in self._metrics:
+            metric.update(predictions, batch.image_ids)
+
+    def measured(self) -> dict[str, Tensor]:
+        """The metrics' numbers over all processes, after which they start anew."""
+        numbers: dict[str, Tensor] = {}
+        for metric in self._metrics:
+            numbers |= metric.compute()
+            metric.reset()
+        return numbers
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+        """The candidates of a batch, for those who repeat the post-processing."""
+        return self.candidates(batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser of the recipe."""
@@ -119,6 +177,10 @@ class PoseMethod(LightningModule):
         if batch_idx % accumulate == 0 == batch_idx % trainer.accumulate_grad_batches:  # between two optimiser steps
             trainer.accumulate_grad_batches = accumulate
         self.log("train/lr", lr)
+
+    @property
+    def _metrics(self) -> Iterable[Metric]:
+        return cast(Iterable[Metric], self.metrics)
 
     @property
     def _global_batch(self) -> int:

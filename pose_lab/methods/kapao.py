@@ -18,12 +18,17 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 
+from pose_lab.checkpoints import kapao as published
+from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.base import PoseMethod
+from pose_lab.metrics.fusion_rate import FusionRate
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
 from pose_lab.ops.nms import ranks, suppress
-from pose_lab.poses import Batch, Instances, Predictions
+from pose_lab.ops.passes import Pass, passes
+from pose_lab.poses import Annotations, Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 from pose_lab.skeletons import skeleton as named_skeleton
 
@@ -367,12 +372,14 @@ class Inference:
         max_candidates: objects of a picture that enter the suppression, by score.
         max_detections: objects of a picture that leave it, over all classes of a pass.
         class_offset: pixels between the classes in the suppression.
-        clipping: `all`: keypoints of poses are clipped to the picture after fusion, keypoint objects are used as found;
-            `published`: boxes are clipped before their centre is taken, and of a pose only the first two keypoints.
+        clip_keypoints: `all`: the keypoints of poses are clipped to the picture, after fusion; `first_two`: the first
+            two only, before it (published).
+        clip_objects: the boxes of keypoint objects are clipped before their centre is taken (published).
         mapping: `exact`: by the map that made the input; `published`: by gain and padding calculated again, without
             the rounding of the real padding.
         round_boxes: boxes are rounded to whole pixels.
         pixel_centres: the weights count keypoints from pixel centres, as the published ones do.
+        pad: grey level, 0..1, beside the smaller views of test-time augmentation.
     """
 
     pose_confidence: float
@@ -385,10 +392,12 @@ class Inference:
     max_candidates: int
     max_detections: int
     class_offset: float
-    clipping: Literal["all", "published"]
+    clip_keypoints: Literal["all", "first_two"]
+    clip_objects: bool
     mapping: Literal["exact", "published"]
     round_boxes: bool
     pixel_centres: bool
+    pad: float
 
     def __post_init__(self) -> None:
         for name in ("pose_confidence", "pose_iou", "keypoint_confidence", "keypoint_iou", "fusion_confidence"):
@@ -396,7 +405,7 @@ class Inference:
                 raise ValueError(f"inference.{name} is {getattr(self, name)}, but must lie in 0..1")
         if self.fusion_distance < 0:
             raise ValueError(f"inference.fusion_distance is {self.fusion_distance}, but must not be negative")
-        for name, choices in (("clipping", ("all", "published")), ("mapping", ("exact", "published"))):
+        for name, choices in (("clip_keypoints", ("all", "first_two")), ("mapping", ("exact", "published"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"inference.{name} is {getattr(self, name)!r}; there are: {', '.join(choices)}")
 
@@ -472,7 +481,7 @@ def find_people(
     first = FIRST_CLASS + _num_classes(rows.shape[1])
     keypoints = _mapped(rows[poses.rows, first:], to_original[poses.image_index])
     boxes = clip(_mapped(poses.boxes, to_original[poses.image_index]), sizes[poses.image_index])
-    if settings.clipping == "published":
+    if settings.clip_keypoints == "first_two":
         seen = keypoints[:, :4]
         keypoints = torch.cat((clip(seen, sizes[poses.image_index]), keypoints[:, 4:]), 1)
     keypoints = keypoints.unflatten(1, (-1, 2))
@@ -482,7 +491,7 @@ def find_people(
         centres = _object_centres(objects_found, to_original, sizes, settings)
         fused = fuse(keypoints[able], poses.image_index[able], centres, objects_found, settings.fusion_distance)
         keypoints[able], confidences[able] = fused
-    if settings.clipping == "all":
+    if settings.clip_keypoints == "all":
         keypoints = clip(keypoints, sizes[poses.image_index][:, None])
     return Predictions(
         image_index=poses.image_index,
@@ -504,7 +513,7 @@ def _mapped(points: Tensor, maps: Tensor) -> Tensor:
 def _object_centres(found: Detections, to_original: Tensor, sizes: Tensor, settings: Inference) -> Tensor:
     """(P, 2) where keypoint objects put their keypoint, in original pixels."""
     boxes = _mapped(found.boxes, to_original[found.image_index])
-    if settings.clipping == "published":
+    if settings.clip_objects:
         boxes = clip(boxes, sizes[found.image_index])
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
@@ -591,6 +600,19 @@ def _distances(places: Tensor, others: Tensor, max_distance: float) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Candidates:
+    """Decoded rows of a batch, in input pixels.
+
+    Attributes:
+        rows: (M, C) from `decode`.
+        image_index: (M,) int64, ascending.
+    """
+
+    rows: Tensor
+    image_index: Tensor
+
+
 class Kapao(PoseMethod):
     """KAPAO as a method of the laboratory.
 
@@ -606,13 +628,17 @@ class Kapao(PoseMethod):
         level_weights: weights of the levels' objectness.
         inference: arguments of `Inference`.
         sum_over_batch: the loss is a sum over the pictures of a batch.
+        test_time: `scales` and `flips` of the passes over a picture (test-time augmentation); None: one, as it is.
 
     Raises:
         ValueError: if the numbers of levels or keypoints do not fit each other.
     """
 
+    candidates_type = Candidates
     net: CSPPose
+    inference: Inference
     strides: Tensor
+    mirrored: Tensor
 
     def __init__(
         self,
@@ -627,19 +653,36 @@ class Kapao(PoseMethod):
         level_weights: Sequence[float],
         inference: Mapping[str, Any],
         sum_over_batch: bool = True,
+        test_time: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         keypoints = skeleton if isinstance(skeleton, Skeleton) else named_skeleton(skeleton)
         network = net(num_keypoints=len(keypoints))
         super().__init__(keypoints, network, optimisation, sum_over_batch)
         self.labels = Labels(**labels)
         self.inference = Inference(**inference)
+        self.passes = passes(**(test_time or {"scales": [1.0], "flips": [False]}))
         self.max_ratio = max_ratio
         self.level_weights = tuple(level_weights)
         sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
         _check_frame(sides, max(network.strides))
         self.gains = _scaled_gains(gains, gain_reference, max(sides), len(network.strides), network.num_classes)
         self.register_buffer("strides", torch.tensor(network.strides), persistent=False)
+        self.register_buffer("mirrored", torch.tensor(keypoints.flip), persistent=False)
         _check_numbers(self.labels, len(keypoints), self.level_weights, network.strides)
+
+    @classmethod
+    def net_changes(cls, weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:
+        """Size and anchors are the checkpoint's."""
+        return published.config_changes(published.architecture(weights), net)
+
+    def load_weights(self, weights: Weights) -> str:
+        """All of KAPAO's, or the trunk of a YOLOv5 detector's."""
+        return published.load(self.net, weights)
+
+    def make_metrics(self, annotations: Annotations) -> list[Metric]:
+        """Average precision, and how often fusion replaces keypoints."""
+        fusion = [FusionRate(annotations, self.skeleton)] if self.inference.fusion else []
+        return [*super().make_metrics(annotations), *fusion]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The four terms of the loss, times their gains."""
@@ -654,15 +697,37 @@ class Kapao(PoseMethod):
         terms = kapao_losses(raw, matches, self.level_weights)
         return {name: self.gains[name] * value for name, value in terms.items()}
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> Predictions:
-        """The people found, in pixels of the original images."""
-        raw = self.net(_normalised(batch.images))
+    def candidates(self, batch: Batch) -> Candidates:
+        """The decoded rows of all passes whose objectness is above the threshold."""
+        images = _normalised(batch.images)
+        found = [self._seen(images, one) for one in self.passes]
+        rows, image_index = (torch.cat(parts) for parts in zip(*found, strict=True))
+        order = torch.argsort(image_index, stable=True)
+        return Candidates(rows[order], image_index[order])
+
+    def _seen(self, images: Tensor, one: Pass) -> tuple[Tensor, Tensor]:
+        """`decode`d rows of one pass, in pixels of the input."""
+        raw = self.net(one.view(images, max(self.net.strides), self.inference.pad))
         rows, image_index = decode(raw, self.net.anchors, self.net.strides, self.inference.threshold)
+        return (rows if one.is_plain else self._back(rows, one, images.shape[3])), image_index
+
+    def _back(self, rows: Tensor, one: Pass, width: int) -> Tensor:
+        """Rows (M, C) of a pass over pictures that are `width` wide, as if found in the pictures themselves."""
+        first = FIRST_CLASS + _num_classes(rows.shape[1])
+        centres, sizes, scores, keypoints = rows.split((2, 2, first - 4, rows.shape[1] - first), 1)
+        keypoints = one.points_back(keypoints.unflatten(1, (-1, 2)), width)
+        if one.flip:
+            keypoints = keypoints[:, self.mirrored]
+            objectness, pose, kinds = scores.split((1, 1, len(self.mirrored)), 1)
+            scores = torch.cat((objectness, pose, kinds[:, self.mirrored]), 1)
+        return torch.cat((one.points_back(centres, width), sizes / one.scale, scores, keypoints.flatten(1)), 1)
+
+    def people(self, candidates: Candidates, batch: Batch) -> Predictions:
+        """Suppression and fusion: the people found, in pixels of the original images."""
         published = self.inference.mapping == "published"
         shape = batch.images.shape[-2:]
         to_original = published_map(batch.sizes, shape) if published else _inverted(batch.to_input)
-        return find_people(rows, image_index, to_original, batch.sizes, self.inference)
+        return find_people(candidates.rows, candidates.image_index, to_original, batch.sizes, self.inference)
 
 
 def _normalised(images: Tensor) -> Tensor:

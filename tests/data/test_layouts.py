@@ -448,7 +448,7 @@ def test_images_whose_size_nobody_knows(tmp_path, caplog):
             "not COCO-WholeBody's: no annotation has foot",
         ),
         ("mpii", "a.json", "{}", "not MPII's: expected a list of people with image"),
-        ("mpii", "a.json", '[{"image": "a.jpg", "joints": 3}]', "person 1 has no usable 'joints_vis'"),
+        ("mpii", "a.json", '[{"image": "a.jpg", "joints": 3}]', "of person 1 cannot be read: KeyError"),
         ("aic", "a.json", "[{}]", "not AI Challenger's: expected a list of pictures with image_id"),
         ("aic", "a.json", "[1", "is cut off or not JSON"),
         (
@@ -470,7 +470,7 @@ def test_other_files_are_refused_with_what_was_expected(tmp_path, layout, name, 
     rules = ReadingRules(points, area_factor=1, layout=layout, part="train", images=tmp_path)
     with pytest.raises(ValueError, match=complaint) as caught:
         load_annotations(tmp_path / name, rules, tmp_path / "cache")
-    assert name in str(caught.value) or layout == "video"
+    assert name in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -548,3 +548,23 @@ def test_people_are_shown_with_another_skeleton(tmp_path):
     assert (shown.keypoints[:, module.skeleton.index["head"], 2] == 0).all()
     assert (shown.num_keypoints <= source.num_keypoints).all()
     assert module.fingerprint() != plain.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("image", "person", "complaint"),
+    [
+        ({"ignore_regions_x": [[1, 2, 3]], "ignore_regions_y": [[1, 2]]}, {}, "frame v/1.jpg are not polygons"),
+        ({"ignore_regions_x": [[1, 2]], "ignore_regions_y": []}, {}, "frame v/1.jpg are not polygons"),
+        ({}, {"track_id": "a"}, r"1 annotations whose track_id is not a whole number \(ids 5\)"),
+        ({}, {"bbox": [1, 2, 3]}, "1 annotations without a box of four numbers"),
+    ],
+)
+def test_wrong_videos(tmp_path, image, person, complaint):
+    frame = {"id": 1, "file_name": "v/1.jpg", "width": 99, "height": 99, **image}
+    record = {"id": 5, "image_id": 1, "bbox": [1, 2, 30, 40], "keypoints": [9, 9, 1] * 17, **person}
+    (tmp_path / "v.json").write_text(json.dumps({"images": [frame], "annotations": [record]}))
+    with pytest.raises(ValueError, match=complaint) as caught:
+        load_annotations(
+            tmp_path / "v.json", ReadingRules(POSETRACK18, area_factor=1, layout="video"), tmp_path / "cache"
+        )
+    assert "v.json" in str(caught.value)

@@ -17,7 +17,7 @@ from pose_lab.skeletons import Skeleton
 from tests.conftest import fixture_path
 
 CONFIG = yaml.safe_load((Path(pose_lab.conf.__path__[0]) / "method" / "kapao.yaml").read_text())
-PUBLISHED = {"clipping": "published", "mapping": "published", "round_boxes": True}
+PUBLISHED = {"clip_keypoints": "first_two", "clip_objects": True, "mapping": "published", "round_boxes": True}
 
 
 def net(num_keypoints: int, width: float = 0.5, depth: float = 0.33, **changes: Any) -> CSPPose:
