@@ -176,3 +176,7 @@ class Predictions(_Tensors):
 
     def __len__(self) -> int:
         return len(self.image_index)
+
+    def __getitem__(self, rows: Tensor) -> Predictions:
+        """The people selected by a mask (P,) or by indices."""
+        return Predictions(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
