@@ -148,7 +148,9 @@ def _wrong_shape(person: Record, rules: ReadingRules) -> str | None:
         return "annotations without keypoints"
     if len(keypoints) != 3 * len(rules.skeleton):
         name, expected = rules.skeleton.name, len(rules.skeleton)
-        return f"annotations with {len(keypoints) / 3:g} keypoints (skeleton {name}, `data.skeleton`, has {expected})"
+        return (
+            f"annotations with {len(keypoints) / 3:g} keypoints (skeleton {name}, `data.annotated_as`, has {expected})"
+        )
     if not isinstance(box, list | np.ndarray) or len(box) != 4:
         return "annotations without a box of four numbers"
     if rules.area_factor is None and "area" not in person:

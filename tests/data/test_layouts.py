@@ -548,6 +548,8 @@ def test_people_are_shown_with_another_skeleton(tmp_path):
     assert (shown.keypoints[:, module.skeleton.index["head"], 2] == 0).all()
     assert (shown.num_keypoints <= source.num_keypoints).all()
     assert module.fingerprint() != plain.fingerprint()
+    assert "skeleton crowdpose (annotated as coco)" in module.describe()
+    assert "annotated as" not in plain.describe()
 
 
 @pytest.mark.parametrize(
