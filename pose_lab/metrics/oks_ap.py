@@ -133,6 +133,7 @@ class OKSAveragePrecision(Metric):
                 f"annotations have {annotations.keypoints.shape[1]} keypoints, "
                 f"skeleton {skeleton.name} has {len(skeleton)}"
             )
+        self.sigmas = skeleton.oks_sigmas  # a skeleton without them is refused here, not after the first epoch
         self.annotations = annotations
         self.skeleton = skeleton
         self.max_detections = max_detections
@@ -263,7 +264,7 @@ class OKSAveragePrecision(Metric):
         found, evaluated = self._detections()
         truth = _GroundTruth.of(self.annotations, evaluated)
         pairs = pair_up(found.image_index, truth.first_person)
-        sigmas = torch.tensor(self.skeleton.oks_sigmas, dtype=torch.float64)
+        sigmas = torch.tensor(self.sigmas, dtype=torch.float64)
         similarity = keypoint_similarity(pairs, found.keypoints - self.annotations.pixel_shift, truth.people, sigmas)
         thresholds = torch.from_numpy(THRESHOLDS.clip(max=NEARLY_ONE))
         near = (similarity >= thresholds[0]).nonzero().squeeze(1)

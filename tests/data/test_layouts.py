@@ -11,6 +11,7 @@ from PIL import Image
 
 from pose_lab.data import annotations as reading
 from pose_lab.data.annotations import ReadingRules, load_annotations
+from pose_lab.metrics.oks_ap import OKSAveragePrecision
 from pose_lab.runs.train import build
 from pose_lab.skeletons import COCO, FLIC, HALPE26, HALPE136, LSP, MPII, POSETRACK18, WHOLEBODY, skeleton
 from tests.configs import composed
@@ -182,6 +183,14 @@ def test_mpii_counts_pixels_from_one_and_boxes_are_200_pixels_a_scale(tmp_path):
     np.testing.assert_allclose((box[2:] + box[:2]) / 2, np.array(person["center"]) - 0.5)
     with Image.open(tmp_path / "root/images" / names[0]) as image:
         assert annotations.sizes[annotations.image_index[0]].tolist() == [image.height, image.width]
+
+
+def test_oks_of_a_data_set_without_sigmas_is_refused_before_training(tmp_path):
+    module = opened("mpii", real_root("mpii", tmp_path / "root"), tmp_path / "cache")
+    with pytest.raises(ValueError, match="skeleton mpii has no OKS constants"):
+        OKSAveragePrecision(module.val_annotations, module.skeleton)
+    shown = opened("mpii", tmp_path / "root", tmp_path / "cache", skeleton="coco")
+    assert OKSAveragePrecision(shown.val_annotations, shown.skeleton).sigmas == COCO.sigmas
 
 
 def test_posetrack_has_videos_tracks_heads_and_regions(tmp_path):
