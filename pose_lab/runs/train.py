@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import subprocess
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 import pose_lab
 from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
-from pose_lab.runs.checkpoints import BEST, LAST, Checkpoints, InterruptedRun, WholeCheckpoints, resumable
-from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.checkpoints import BEST, LAST, Checkpoints, WholeCheckpoints, resumable
+from pose_lab.runs.code import origin
+from pose_lab.runs.folder import InterruptedRun, RunFolder
 from pose_lab.runs.identity import deciding, identity, resolved, run_folder
 from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
@@ -98,6 +98,7 @@ def train(cfg: DictConfig) -> RunFolder:
 def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str) -> None:
     if _is_first_process():
         folder.write_config(cfg)
+        origin().write(folder.path)
     data.prepare_data()
     data.setup("fit")
     seed_everything(cfg.seed, verbose=False)
@@ -131,13 +132,10 @@ def _fit_and_evaluate(
     checkpoints: Checkpoints,
     resume: Path | None,
 ) -> dict[str, Any]:
-    try:
-        with checkpoints.listening():
-            trainer.fit(method, data, ckpt_path=resume, weights_only=True)
-            seconds = checkpoints.trained_seconds
-            numbers = _evaluate(trainer, method, data, checkpoints.folder / _FILES[cfg.training.evaluate])
-    except InterruptedRun as stop:
-        raise KeyboardInterrupt(str(stop)) from None
+    with checkpoints.listening():
+        trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+        seconds = checkpoints.trained_seconds
+        numbers = _evaluate(trainer, method, data, checkpoints.folder / _FILES[cfg.training.evaluate])
     return {**numbers, "weights": cfg.training.evaluate, "seconds": round(seconds, 1), **_origin(trainer)}
 
 
@@ -186,22 +184,11 @@ def _origin(trainer: Trainer) -> dict[str, Any]:
         "device": device_name(trainer),
         "processes": trainer.world_size,
         "pose_lab": pose_lab.__version__,
-        "commit": _commit(),
+        "commit": origin().short,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
     }
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with a plus sign if files differ from it; None outside a checkout."""
-    git = ["git", "-C", str(Path(pose_lab.__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def device_name(trainer: Trainer) -> str:
@@ -221,6 +208,7 @@ def _banner(
         "scale": cfg.scale,
         "data": data.describe(),
         "device": f"{device_name(trainer)}, {cfg.training.precision}",
+        "code": origin().short or "not from a checkout",
         "results": folder.path,
         "start": f"goes on from {resume}" if resume else "new",
     }
