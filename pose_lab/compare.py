@@ -16,13 +16,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from pose_lab.runs import formats, launcher, report, resolvers, search_path
+from pose_lab.runs import formats, launcher, report, resolvers, search_path, slurm_launcher
 from pose_lab.runs.identity import resolved, sweep_folder
 from pose_lab.runs.table import console
 
 resolvers.register()
 search_path.register()
 launcher.register()
+slurm_launcher.register()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

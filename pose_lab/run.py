@@ -12,13 +12,14 @@ import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pose_lab.runs import launcher, resolvers, search_path
+from pose_lab.runs import launcher, resolvers, search_path, slurm_launcher
 from pose_lab.runs.folder import InterruptedRun
 from pose_lab.runs.slurm_job import requeued
 
 resolvers.register()
 search_path.register()
 launcher.register()
+slurm_launcher.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")
