@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pose_lab.runs import launcher, resolvers, search_path, slurm_launcher
 from pose_lab.runs.folder import InterruptedRun
-from pose_lab.runs.slurm_job import requeued
+from pose_lab.runs.slurm_job import INTERRUPTED, requeued
 
 resolvers.register()
 search_path.register()
@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
             train(cfg)
     except InterruptedRun as stop:
         print(f"\n{stop}", flush=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
         print(f"\n{_where_it_was_raised()}\nerror: {error}", file=sys.stderr, flush=True)
         sys.exit(1)

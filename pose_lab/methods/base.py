@@ -1,7 +1,7 @@
 """What all methods share: optimiser and schedule from config, weight averaging, evaluation, logging.
 
-A method is one file with one subclass of `PoseMethod`: it says how targets and losses are made (`losses`) and how
-people are found (`predict`); everything else is here.
+A method is one file with one subclass of `PoseMethod`: it says how targets and losses are made (`losses`), what the
+network sees in pictures (`candidates`) and how people are made of that (`people`); everything else is here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PoseMethod(LightningModule):
         sum_over_batch: the loss is multiplied by the global number of pictures of a batch (published KAPAO); otherwise
             it is a mean over pictures.
 
-    Subclasses implement `losses` and `predict`.
+    Subclasses implement `losses`, `candidates` and `people`.
     """
 
     def __init__(
@@ -53,8 +53,21 @@ class PoseMethod(LightningModule):
         """Named scalar losses of a batch, already weighted: their sum is minimised."""
 
     @abstractmethod
+    def candidates(self, batch: Batch) -> Any:
+        """What the network sees in a batch, before thresholds and grouping: tensors of the method's own kind.
+
+        All that needs the network happens here, test-time augmentation too, so that `people` can be repeated with other
+        parameters, and timed apart.
+        """
+
+    @abstractmethod
+    def people(self, candidates: Any, batch: Batch) -> Predictions:
+        """The post-processing: candidates of a batch -> people, in pixels of the original images."""
+
+    @torch.no_grad()
     def predict(self, batch: Batch) -> Predictions:
         """The people found in a batch, in pixels of the original images."""
+        return self.people(self.candidates(batch), batch)
 
     def setup(self, stage: str) -> None:
         """Takes the ground truth of the validation split from the DataModule."""

@@ -591,6 +591,19 @@ def _distances(places: Tensor, others: Tensor, max_distance: float) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Candidates:
+    """Decoded rows of a batch, in input pixels.
+
+    Attributes:
+        rows: (M, C) from `decode`.
+        image_index: (M,) int64, ascending.
+    """
+
+    rows: Tensor
+    image_index: Tensor
+
+
 class Kapao(PoseMethod):
     """KAPAO as a method of the laboratory.
 
@@ -654,15 +667,17 @@ class Kapao(PoseMethod):
         terms = kapao_losses(raw, matches, self.level_weights)
         return {name: self.gains[name] * value for name, value in terms.items()}
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> Predictions:
-        """The people found, in pixels of the original images."""
+    def candidates(self, batch: Batch) -> Candidates:
+        """The decoded rows whose objectness is above the threshold."""
         raw = self.net(_normalised(batch.images))
-        rows, image_index = decode(raw, self.net.anchors, self.net.strides, self.inference.threshold)
+        return Candidates(*decode(raw, self.net.anchors, self.net.strides, self.inference.threshold))
+
+    def people(self, candidates: Candidates, batch: Batch) -> Predictions:
+        """Suppression and fusion: the people found, in pixels of the original images."""
         published = self.inference.mapping == "published"
         shape = batch.images.shape[-2:]
         to_original = published_map(batch.sizes, shape) if published else _inverted(batch.to_input)
-        return find_people(rows, image_index, to_original, batch.sizes, self.inference)
+        return find_people(candidates.rows, candidates.image_index, to_original, batch.sizes, self.inference)
 
 
 def _normalised(images: Tensor) -> Tensor:

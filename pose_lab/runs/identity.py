@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from pose_lab.runs.files import FileLock, make_folder
 
+_ABSENT = object()
 HASH_LENGTH = 8
 SLUG_LENGTH = 100
 
@@ -24,6 +26,7 @@ UNDECISIVE: dict[str, str] = {
     "logger": "who is told about the run",
     "report": "how finished runs are shown",
     "name": "the experiment that asked for the run; it chooses the folder of the sweep",
+    "weights_of": "which run trains for this one; it enters the hash of a run that does not train itself",
     "data.root": "where the data lie; their content enters by its fingerprint",
     "data.cache": "where indices and synthetic pictures are kept",
     "training.log_every": "how often the run tells of itself",
@@ -45,8 +48,33 @@ def identity(cfg: DictConfig, fingerprint: str) -> str:
         ValueError: a value that decides the result is missing (`???`).
         TypeError: a value of a type that has no canonical text.
     """
-    content = json.dumps({"config": deciding(cfg), "data": fingerprint}, sort_keys=True, separators=(",", ":"))
+    parts: dict[str, Any] = {"config": deciding(cfg), "data": fingerprint}
+    trains = trained_by(cfg)
+    if trains is not None:
+        parts["weights"] = deciding(trains)
+    content = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def trained_by(cfg: DictConfig) -> DictConfig | None:
+    """The config of the run whose weights this one evaluates, as its `weights_of` says; None if it trains itself.
+
+    Args:
+        cfg: the whole config of one run; `weights_of` maps config keys to the values that the trained run has.
+
+    Raises:
+        ValueError: `weights_of` names a key that the config does not have, or one of the data.
+    """
+    changes = OmegaConf.to_container(cfg.weights_of, resolve=True) if cfg.get("weights_of") else None
+    if not changes:
+        return None
+    trains = copy.deepcopy(cfg)
+    for key, value in cast(dict[str, Any], changes).items():
+        if key.startswith("data.") or OmegaConf.select(trains, key, default=_ABSENT) is _ABSENT:
+            raise ValueError(f"weights_of names {key}, which is no key of the config outside `data`")
+        OmegaConf.update(trains, key, value, merge=False)
+    trains.weights_of = None
+    return None if deciding(trains) == deciding(cfg) else trains
 
 
 def deciding(cfg: DictConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ command line, as `ddp` does, repeats one run and not the sweep), and ends with t
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import re
 import shlex
@@ -32,7 +33,7 @@ from rich.console import Console
 
 from pose_lab.runs.files import write_json, write_text
 from pose_lab.runs.folder import RunFolder
-from pose_lab.runs.identity import resolved, run_folder
+from pose_lab.runs.identity import resolved, run_folder, trained_by
 from pose_lab.runs.sweep import Job, Settings, Sweep, follow_parent
 from pose_lab.runs.table import console, final_table, view
 
@@ -153,13 +154,22 @@ class SweepLauncher(Launcher):
         fingerprint: Callable[[DictConfig], str] = pkgutil.resolve_name(self.fingerprint)
         swept = swept_keys(job_overrides) | set(self.config.hydra.sweeper.get("params") or {})
         jobs: dict[Path, Job] = {}
-        for cfg, overrides in zip(configs, job_overrides, strict=True):
+
+        def add(cfg: DictConfig, overrides: Sequence[str], content: str) -> Job:
             named = [override for override in overrides if _key(override) in swept]
-            folder = RunFolder(run_folder(cfg, fingerprint(cfg), named))
+            folder = RunFolder(run_folder(cfg, content, named))
             if not (folder.path / "config.yaml").exists():
                 folder.write_config(cfg)
-            if folder.path not in jobs:
-                jobs[folder.path] = Job(first + len(jobs), folder, self._command(cfg, overrides, folder))
+            job = Job(first + len(jobs), folder, self._command(cfg, overrides, folder))
+            return jobs.setdefault(folder.path, job)
+
+        contents = [fingerprint(cfg) for cfg in configs]
+        cells = [add(*cell) for cell in zip(configs, job_overrides, contents, strict=True)]
+        for cell, cfg, overrides, content in zip(cells, configs, job_overrides, contents, strict=True):
+            if trained_by(cfg) is not None:  # mostly by a cell of the same sweep
+                values = [f"{key}={json.dumps(value)}" for key, value in cfg.weights_of.items()]
+                trains = [*overrides, *values, "weights_of=null"]
+                cell.after = add(self._compose(trains), trains, content).folder
         _write_plan(list(jobs.values()))
         return list(jobs.values())
 
@@ -238,10 +248,12 @@ def swept_keys(job_overrides: Sequence[Sequence[str]]) -> set[str]:
 
 
 def show_failure(job: Job, lines: int, screen: Console) -> None:
-    """Prints the last lines of a failed run's log."""
+    """Prints the last lines of a failed run's log; one that never began has none."""
     screen.print(f"\n{job.folder.name} failed: {job.error}", style="red", soft_wrap=True, markup=False)
-    screen.print(f"The last lines of {job.folder.log}:", soft_wrap=True, markup=False)
-    for line in job.folder.log_tail(lines):
+    tail = job.folder.log_tail(lines)
+    if tail:
+        screen.print(f"The last lines of {job.folder.log}:", soft_wrap=True, markup=False)
+    for line in tail:
         screen.print(f"  {line}", soft_wrap=True, markup=False)
 
 

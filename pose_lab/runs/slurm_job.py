@@ -28,6 +28,7 @@ ANNOUNCED = (
     signal.SIGUSR2,
 )  # Slurm will end the job soon
 SIGNALS = (*ANNOUNCED, signal.SIGTERM, signal.SIGCONT)
+INTERRUPTED = 130  # the status of a run that was asked to stop
 PATIENCE = 60  # seconds that the other ranks leave the first one to requeue the job
 
 
@@ -41,21 +42,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Task:
-    """What one array task does: runs that follow each other, each only if the one before it has finished."""
+    """What one array task does: a run, and then the runs that evaluate its weights.
+
+    Attributes:
+        steps: the runs in their order. If the first one fails there is nothing to evaluate; the others need only it.
+    """
 
     steps: Sequence[Step]
 
     def __call__(self) -> NoReturn:
         """Does it, on each rank; never returns."""
-        *before, last = self.steps
-        for step in before:
+        failure = 0
+        for number, step in enumerate(self.steps):
+            if len(self.steps) == 1:
+                _become(step)
             returncode = _trained(step)
-            if returncode:
-                sys.exit(returncode if returncode > 0 else 128 - returncode)
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        _print_into_log(last)
-        os.execv(last.command[0], list(last.command))
+            failure = failure or returncode
+            if returncode and (number == 0 or returncode == INTERRUPTED):
+                break
+        sys.exit(failure)
 
 
 @contextmanager
@@ -113,22 +118,26 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _trained(step: Step) -> int:
-    """The status of a run that others follow; signals are left to it."""
+    """The status that a run ends with, as a shell says it; signals are left to the run."""
     for number in SIGNALS:
         signal.signal(number, _leave_to_child)
     with _log(step) as log:
-        return subprocess.run(step.command, stdout=log, stderr=log, check=False).returncode
+        returncode = subprocess.run(step.command, stdout=log, stderr=log, check=False).returncode
+    return returncode if returncode >= 0 else 128 - returncode
 
 
 def _leave_to_child(number: int, frame: FrameType | None) -> None:
     """A handler, as what is ignored would be ignored by the child, too."""
 
 
-def _print_into_log(step: Step) -> None:
+def _become(step: Step) -> NoReturn:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     with _log(step) as log:
         if log is not None:
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
+    os.execv(step.command[0], list(step.command))
 
 
 @contextmanager

@@ -114,7 +114,7 @@ class SlurmLauncher(SweepLauncher):
                 return None
             config_folders = [Path(path) for path in dict.fromkeys(_values(todo[0].command, "--config-dir"))]
             copy, copies = code.snapshot(home / "code", config_folders)
-            chains = [[job] for job in todo]
+            chains = _chains(todo)
             tasks = [Task([_step(job, copies) for job in chain]) for chain in chains]
             number = self._submit_array(tasks, home, code.environment(copy))
             try:
@@ -223,6 +223,15 @@ class SlurmLauncher(SweepLauncher):
 def register() -> None:
     """Makes the launcher known to Hydra; called before Hydra's main function."""
     add_launcher("slurm_schema", SlurmLauncher, SlurmConf)
+
+
+def _chains(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that one array task does: a run with those that evaluate its weights behind it."""
+    chains: dict[Path, list[Job]] = {job.folder.path: [job] for job in jobs if job.after is None}
+    for job in (job for job in jobs if job.after is not None):
+        trains = job.after.path if job.after else job.folder.path
+        chains.setdefault(trains, []).append(job)
+    return list(chains.values())
 
 
 def _goes_on(job: Job, watch: Watch) -> bool:

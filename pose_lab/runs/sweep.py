@@ -34,6 +34,7 @@ class Job:
         number: its place in the sweep, from 1.
         folder: where the run lives.
         command: the program and its arguments that train it.
+        after: the run whose weights it evaluates, which has to be finished first; None: it needs no other.
         state: `elsewhere` while another process trains it.
         skipped: it was finished before this sweep began.
         began: when this scheduler started its process, seconds since 1970.
@@ -44,6 +45,7 @@ class Job:
     number: int
     folder: RunFolder
     command: Sequence[str]
+    after: RunFolder | None = None
     state: JobState = "queued"
     skipped: bool = False
     began: float | None = None
@@ -135,6 +137,9 @@ class Sweep:
 
     def _next(self, waiting: list[Job]) -> Job | None:
         for job in list(waiting):
+            if job.after is not None and job.after.status().state != "finished":
+                self._give_up(job, job.after, waiting)
+                continue
             if job.folder.is_locked():
                 job.state = "elsewhere"
             elif job.folder.status().state == "finished":
@@ -143,6 +148,12 @@ class Sweep:
             else:
                 return job
         return None
+
+    def _give_up(self, job: Job, needed: RunFolder, waiting: list[Job]) -> None:
+        """A job whose weights will not come fails with the run that should have trained them."""
+        if any(other.folder.path == needed.path and other.state == "failed" for other in self.jobs):
+            job.state, job.error = "failed", f"the run that trains its weights failed: {needed.name}"
+            waiting.remove(job)
 
     def _start(self, job: Job, slot: int) -> None:
         job.state, job.began = "running", time.time()

@@ -24,7 +24,7 @@ from pose_lab.methods.base import PoseMethod
 from pose_lab.runs.checkpoints import BEST, LAST, Checkpoints, WholeCheckpoints, resumable
 from pose_lab.runs.code import origin
 from pose_lab.runs.folder import InterruptedRun, RunFolder
-from pose_lab.runs.identity import deciding, identity, resolved, run_folder
+from pose_lab.runs.identity import deciding, identity, resolved, run_folder, trained_by
 from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
@@ -68,6 +68,8 @@ def build(node: DictConfig, labels: tuple[str, ...] = ()) -> Any:
 def train(cfg: DictConfig) -> RunFolder:
     """Trains and evaluates one run in its folder; a finished run is left as it is.
 
+    A run whose weights another one trains (`weights_of`) evaluates only; that other one comes first if it is not done.
+
     Raises:
         InterruptedRun: a signal came; the run goes on from its checkpoint when it is started again.
         ValueError, OSError: what was given is wrong; the message says what and where.
@@ -84,18 +86,21 @@ def train(cfg: DictConfig) -> RunFolder:
     if folder.status().state == "finished":
         print(f"finished before: {folder.path} (delete the folder to train again)", flush=True)
         return folder
+    trains = trained_by(cfg)
+    weights = None if trains is None else train(trains).checkpoints / _FILES[cfg.training.evaluate]
     # the other processes of a multi-device run work under the first one's lock
     life = folder.training() if _is_first_process() else nullcontext()
     try:
         with life:
             if not folder.metrics():  # another process may have finished it while this one waited for the lock
-                _train(cfg, data, folder, identity(cfg, content))
+                _run(cfg, data, folder, identity(cfg, content), weights)
     except KeyboardInterrupt as stop:
         raise InterruptedRun(str(stop)) from None
     return folder
 
 
-def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str) -> None:
+def _run(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str, weights: Path | None) -> None:
+    """Trains and evaluates, or evaluates the given weights."""
     if _is_first_process():
         folder.write_config(cfg)
         origin().write(folder.path)
@@ -114,8 +119,9 @@ def _train(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str
     with logs.run(folder.path, identifier, folder.name, cfg.name, resolved(cfg), tags=tags) as (logger, where):
         trainer = _trainer(cfg, folder, checkpoints, logger, Pictures(folder.path, logs.pictures, logs.min_score))
         if trainer.is_global_zero:
-            _banner(cfg, data, trainer, folder, where, resume)
-        numbers = _fit_and_evaluate(cfg, trainer, method, data, checkpoints, resume)
+            start = f"evaluates {weights}" if weights else f"goes on from {resume}" if resume else "new"
+            _banner(cfg, data, trainer, folder, where, start)
+        numbers = _fit_and_evaluate(cfg, trainer, method, data, checkpoints, resume, weights)
         if trainer.is_global_zero:
             folder.write_metrics(numbers)
 
@@ -131,12 +137,16 @@ def _fit_and_evaluate(
     data: PoseDataModule,
     checkpoints: Checkpoints,
     resume: Path | None,
+    weights: Path | None,
 ) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"weights": str(weights or cfg.training.evaluate)}
     with checkpoints.listening():
-        trainer.fit(method, data, ckpt_path=resume, weights_only=True)
-        seconds = checkpoints.trained_seconds
-        numbers = _evaluate(trainer, method, data, checkpoints.folder / _FILES[cfg.training.evaluate])
-    return {**numbers, "weights": cfg.training.evaluate, "seconds": round(seconds, 1), **_origin(trainer)}
+        if weights is None:
+            trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+            weights = checkpoints.folder / _FILES[cfg.training.evaluate]
+            numbers["seconds"] = round(checkpoints.trained_seconds, 1)
+        numbers |= _evaluate(trainer, method, data, weights)
+    return numbers | _origin(trainer)
 
 
 def _trainer(
@@ -172,8 +182,8 @@ def _evaluate(trainer: Trainer, method: PoseMethod, data: PoseDataModule, weight
     numbers = {name.removeprefix("val/"): value for name, value in logged.items() if name.startswith("val/")}
     return {
         **numbers,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
+        "epochs": checkpoint["epoch"] + 1,
+        "steps": checkpoint["global_step"],
         "parameters": sum(parameter.numel() for parameter in method.net.parameters()),
     }
 
@@ -199,9 +209,7 @@ def device_name(trainer: Trainer) -> str:
     return f"CPU ({torch.get_num_threads()} threads, {platform.machine()})"
 
 
-def _banner(
-    cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: RunFolder, where: str, resume: Path | None
-) -> None:
+def _banner(cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: RunFolder, where: str, start: str) -> None:
     """Which scale, data and device this is, and where everything goes: nothing falls back silently."""
     lines = {
         "run": f"{cfg.name} ({cfg.method.name}), seed {cfg.seed}",
@@ -210,7 +218,7 @@ def _banner(
         "device": f"{device_name(trainer)}, {cfg.training.precision}",
         "code": origin().short or "not from a checkout",
         "results": folder.path,
-        "start": f"goes on from {resume}" if resume else "new",
+        "start": start,
     }
     print("\n".join([*(f"{name:8} {text}" for name, text in lines.items()), where or "W&B: off"]), flush=True)
 

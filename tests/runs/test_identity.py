@@ -3,13 +3,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pose_lab.runs.identity import deciding, identity, run_folder, slug
+from pose_lab.runs.identity import deciding, identity, run_folder, slug, trained_by
 
 BASE = {
     "name": "ablation",
     "scale": "demo",
     "results": "results",
     "seed": 0,
+    "weights_of": None,
     "data": {"name": "synth", "root": "/a", "cache": "/b", "workers": 2, "size": 128},
     "method": {"keypoint_box": 0.05, "lr": 1, "levels": [8, 16]},
     "machine": {"accelerator": "cpu"},
@@ -53,6 +54,26 @@ def test_what_decides_the_result_matters(change):
 
 def test_the_data_matter_by_content():
     assert identity(config(), "data") != identity(config(), "other data")
+
+
+BY_ANOTHER = "weights_of={method.lr: 1}"
+
+
+def test_a_run_may_evaluate_the_weights_of_another_one():
+    trains = trained_by(config("method.lr=2", BY_ANOTHER))
+    assert identity(trains, "data") == identity(config(), "data")
+    assert identity(config("method.lr=2", BY_ANOTHER), "data") != identity(config("method.lr=2"), "data")
+
+
+def test_the_run_that_trains_for_others_is_the_same_run_as_without_them():
+    assert trained_by(config(BY_ANOTHER)) is None
+    assert identity(config(BY_ANOTHER), "data") == identity(config(), "data")
+
+
+@pytest.mark.parametrize("key", ["method.misspelt", "data.size"])
+def test_weights_of_names_keys_outside_the_data_that_exist(key):
+    with pytest.raises(ValueError, match=f"weights_of names {key}"):
+        trained_by(config(f"weights_of={{{key}: 1}}"))
 
 
 def test_the_order_of_keys_does_not_matter():

@@ -237,3 +237,26 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 65536)
     except OSError:  # the other end is closed
         return b""
+
+
+WEIGHTS_OF_THE_SECOND = ("method.box=0.05", "method.lr=1,2,3", "weights_of={method.lr: 2}", "hydra.launcher.parallel=3")
+
+
+def test_runs_wait_for_the_one_that_trains_their_weights(tmp_path):
+    done = sweep(tmp_path, *WEIGHTS_OF_THE_SECOND)
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = {name.rsplit("-", 1)[-1]: run.status() for name, run in folders(tmp_path).items()}
+    assert all(status[name].started >= status["2"].ended for name in ("1", "3")), status
+
+
+def test_the_run_that_trains_the_weights_joins_a_sweep_that_lacks_it(tmp_path):
+    done = sweep(tmp_path, "method.lr=1,3", *WEIGHTS_OF_THE_SECOND[2:])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {run.config()["method"]["lr"] for run in folders(tmp_path).values()} == {1, 2, 3}
+
+
+def test_runs_whose_weights_will_not_come_fail_and_say_so(tmp_path):
+    done = sweep(tmp_path, *WEIGHTS_OF_THE_SECOND, "machine.raises=[0.05]")
+    assert done.returncode == 1
+    assert done.stdout.count("the run that trains its weights failed: box-0.05-lr-2-") >= 2
+    assert "3 of 3 runs failed" in done.stdout
