@@ -100,8 +100,8 @@ def _files(config_folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     for root in reversed(search_path.roots()):
         for folder in search_path.FOLDERS.values():
             yield from ((f"{folder}/{path.name}", path) for path in (root / folder).glob("*.yaml"))
-    for number, folder in enumerate(config_folders):
-        yield from ((f"config{number}/{path.relative_to(folder)}", path) for path in folder.rglob("*.yaml"))
+    for number, given in enumerate(config_folders):
+        yield from ((f"config{number}/{path.relative_to(given)}", path) for path in given.rglob("*.yaml"))
 
 
 def _copy(files: Mapping[str, Path], target: Path) -> None:

@@ -34,6 +34,7 @@ from rich.console import Console
 from pose_lab.runs.files import write_json, write_text
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.identity import resolved, run_folder, trained_by
+from pose_lab.runs.report import PLAN
 from pose_lab.runs.sweep import Job, Settings, Sweep, follow_parent
 from pose_lab.runs.table import console, final_table, view
 
@@ -119,15 +120,17 @@ class SweepLauncher(Launcher):
     def run(self, jobs: Sequence[Job], configs: Sequence[DictConfig], screen: Console, metric: str) -> None:
         """Trains what is not finished; the sweep's outcome is in the folders, and in the status that it exits with."""
 
-    def conclude(self, jobs: Sequence[Job], configs: Sequence[DictConfig], screen: Console, metric: str) -> None:
-        """The final table and the reports."""
+    def conclude(
+        self, jobs: Sequence[Job], configs: Sequence[DictConfig], screen: Console, metric: str, figure: bool = True
+    ) -> None:
+        """The final table and the reports; with `figure` also sends their figures to where the runs are logged."""
         screen.print(final_table(jobs, metric))
         node = resolved(configs[0]).get("report")
         if node is not None:
             for folder in sweep_folders(jobs):
                 write_report(folder, node, screen)
-                if any(not job.skipped for job in jobs):
-                    _log_figure(folder, configs[0], screen)
+                if figure and any(not job.skipped for job in jobs):
+                    log_figure(folder, configs[0], screen)
 
     def leave(self, jobs: Sequence[Job], screen: Console) -> None:
         """Shows what failed, and ends the process with status 1 if anything has."""
@@ -170,7 +173,7 @@ class SweepLauncher(Launcher):
                 values = [f"{key}={json.dumps(value)}" for key, value in cfg.weights_of.items()]
                 trains = [*overrides, *values, "weights_of=null"]
                 cell.after = add(self._compose(trains), trains, content).folder
-        _write_plan(list(jobs.values()))
+        _write_plan(list(jobs.values()), self.program)
         return list(jobs.values())
 
     def _command(self, cfg: DictConfig, overrides: Sequence[str], folder: RunFolder) -> list[str]:
@@ -271,7 +274,7 @@ def write_report(folder: Path, node: Mapping[str, Any], screen: Console) -> None
         screen.print(f"Report: {files[0]} (also {', '.join(file.suffix for file in files[1:])})", soft_wrap=True)
 
 
-def _log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
+def log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
     """Sends the sweep's figure to where its runs are logged."""
     figure = folder / "report.png"
     if not cfg.get("logger") or not figure.exists():
@@ -284,11 +287,12 @@ def _log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
     screen.print(where, soft_wrap=True, markup=False)
 
 
-def _write_plan(jobs: Sequence[Job]) -> None:
+def _write_plan(jobs: Sequence[Job], program: str) -> None:
     """`sweep.json`: what was started, for people and for the commands that look at a sweep later."""
     for folder in sweep_folders(jobs):
         runs = [{"folder": job.folder.name, "command": job.command} for job in jobs if job.folder.path.parent == folder]
-        write_json(folder / "sweep.json", {"started": time.time(), "arguments": sys.argv[1:], "runs": runs})
+        how = {"program": program, "arguments": sys.argv[1:], "directory": str(Path.cwd())}
+        write_json(folder / PLAN, {"started": time.time(), **how, "runs": runs})
 
 
 def sweep_folders(jobs: Sequence[Job]) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Entry:
 
     Attributes:
         state: Slurm's word for it (PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, ...).
-        reason: why it waits, or how it ended; empty where Slurm gives none.
+        reason: why it waits, where it runs, or how it ended; empty where Slurm does not say.
     """
 
     state: str
@@ -41,7 +42,7 @@ class Entry:
     @property
     def words(self) -> str:
         """State and reason, for people."""
-        return f"{self.state} ({self.reason})" if self.reason and not self.reason.startswith("None") else self.state
+        return f"{self.state} ({self.reason})" if self.reason and self.reason != "None" else self.state
 
 
 def is_here() -> bool:
@@ -66,16 +67,16 @@ def jobs(ids: Iterable[str]) -> dict[str, Entry]:
     if not wanted:
         return {}
     found = dict(_accounted(wanted))
-    columns = ["--noheader", "--array", "--states=all", "--format=%i|%T|%r"]
+    columns = "JobArrayID:|,State:|,ReasonList:|,exit_code:|"  # of a running job the list of reasons is that of nodes
     try:
-        listed = ask("squeue", *columns, f"--jobs={wanted}")
+        listed = ask("squeue", "--noheader", "--array", "--states=all", f"--Format={columns}", f"--jobs={wanted}")
     except SlurmError as error:
         if "Invalid job id" not in str(error):
             raise
         listed = ""  # Slurm has forgotten all of them
     for line in listed.splitlines():
-        name, state, reason = line.strip().split("|", 2)
-        found[name] = Entry(state, reason)
+        name, state, reason, code = line.strip().rstrip("|").split("|", 3)
+        found[name] = Entry(state, _how(int(code) >> 8) if int(code) else reason.strip("()"))
     return found
 
 
@@ -118,5 +119,11 @@ def _accounted(wanted: str) -> Iterable[tuple[str, Entry]]:
         return
     for line in listed.splitlines():
         name, state, code = line.split("|", 2)
-        word = state.split()[0]  # CANCELLED by 0
-        yield name, Entry(word, "" if code == "0:0" else f"exit code {code}")
+        status = int(code.split(":")[0])
+        yield name, Entry(state.split()[0], _how(status) if status else "")  # "CANCELLED by 0"
+
+
+def _how(status: int) -> str:
+    """A batch script's status in words; above 128 it is that of a signal."""
+    names = {number.value: number.name for number in signal.Signals}
+    return names.get(status - 128, f"exit status {status}")

@@ -1,6 +1,6 @@
 """`hydra/launcher=slurm`, `slurm_node`, `slurm_nodes`: a sweep as one Slurm job array, by submitit.
 
-The command may end, the terminal may close: the sweep goes on, and the report is made by a job that waits for the array.
+The command may end, the terminal may close: the sweep goes on, and a job that waits for the array makes the report.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.console import Console
 
 from pose_lab.runs import code, slurm
 from pose_lab.runs.files import make_folder
+from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.launcher import SweepLauncher, add_launcher, sweep_folders
 from pose_lab.runs.slurm import SlurmError
 from pose_lab.runs.slurm_job import MAX_RESTARTS, Step, Task
@@ -66,6 +67,7 @@ class SlurmLauncher(SweepLauncher):
     def __init__(self, log_lines: int, program: str, fingerprint: str, **settings: Any) -> None:
         super().__init__(log_lines, program, fingerprint)
         self.settings = SlurmConf(**settings)
+        self.waiting: list[Job] = []
 
     def check(self) -> None:
         """Slurm must be here, and the numbers must make sense."""
@@ -100,7 +102,7 @@ class SlurmLauncher(SweepLauncher):
         except KeyboardInterrupt:
             screen.print("\nThe jobs go on without this command.", soft_wrap=True, markup=False)
             raise SystemExit(130) from None
-        self.conclude(jobs, configs, screen, metric)
+        self.conclude(jobs, configs, screen, metric, figure=False)  # the report's job logs it
         self.leave(jobs, screen)
 
     def _submit(self, jobs: Sequence[Job], watch: Watch) -> Submission | None:
@@ -110,6 +112,8 @@ class SlurmLauncher(SweepLauncher):
         with submitting(home):
             watch.look()
             todo = [job for job in jobs if self._is_to_do(job, watch)]
+            self.waiting = [job for job in todo if job.after is not None and _is_trained_now(job.after, watch)]
+            todo = [job for job in todo if job not in self.waiting]
             if not todo:
                 return None
             config_folders = [Path(path) for path in dict.fromkeys(_values(todo[0].command, "--config-dir"))]
@@ -197,6 +201,9 @@ class SlurmLauncher(SweepLauncher):
             count, limit = len(submitted.runs), self.settings.array_parallelism
             lines = [f"Submitted {count} of {len(jobs)} runs as Slurm job {submitted.job}, at most {limit} at once"]
             lines[0] += f"; job {submitted.report} makes the report."
+        if self.waiting:
+            text = "evaluate weights that are being trained: start this command again when they are finished"
+            lines.append(f"{len(self.waiting)} runs are left out, as they {text}.")
         for folder in folders:
             lines += [f"  folder  {folder}"]
             lines += [f"  {name:7} python -m pose_lab.sweep {name} {folder}" for name in ("status", "retry", "cancel")]
@@ -227,11 +234,15 @@ def register() -> None:
 
 def _chains(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs that one array task does: a run with those that evaluate its weights behind it."""
-    chains: dict[Path, list[Job]] = {job.folder.path: [job] for job in jobs if job.after is None}
-    for job in (job for job in jobs if job.after is not None):
-        trains = job.after.path if job.after else job.folder.path
-        chains.setdefault(trains, []).append(job)
+    chains = {job.folder.path: [job] for job in jobs if job.after is None}
+    for job in jobs:
+        if job.after is not None:
+            chains.setdefault(job.after.path if job.after.path in chains else job.folder.path, []).append(job)
     return list(chains.values())
+
+
+def _is_trained_now(run: RunFolder, watch: Watch) -> bool:
+    return watch.lives(run) or run.status().state == "running"
 
 
 def _goes_on(job: Job, watch: Watch) -> bool:
