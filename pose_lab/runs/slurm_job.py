@@ -27,7 +27,6 @@ ANNOUNCED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )  # Slurm will end the job soon
-SIGNALS = (*ANNOUNCED, signal.SIGTERM, signal.SIGCONT)
 INTERRUPTED = 130  # the status of a run that was asked to stop
 PATIENCE = 60  # seconds that the other ranks leave the first one to requeue the job
 
@@ -52,6 +51,8 @@ class Task:
 
     def __call__(self) -> NoReturn:
         """Does it, on each rank; never returns."""
+        # inherited by the run: what comes before it listens (`requeued`) waits until then
+        signal.pthread_sigmask(signal.SIG_BLOCK, ANNOUNCED)
         failure = 0
         for number, step in enumerate(self.steps):
             if len(self.steps) == 1:
@@ -80,6 +81,7 @@ def requeued() -> Iterator[None]:
         raise RuntimeError(f"restarted {restarts} times, and {allowed} are allowed (max_restarts): not again")
     for number in ANNOUNCED:
         signal.signal(number, _interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ANNOUNCED)
     try:
         yield
     except InterruptedRun as stop:
@@ -119,7 +121,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def _trained(step: Step) -> int:
     """The status that a run ends with, as a shell says it; signals are left to the run."""
-    for number in SIGNALS:
+    for number in (signal.SIGTERM, signal.SIGCONT):
         signal.signal(number, _leave_to_child)
     with _log(step) as log:
         returncode = subprocess.run(step.command, stdout=log, stderr=log, check=False).returncode
@@ -131,7 +133,7 @@ def _leave_to_child(number: int, frame: FrameType | None) -> None:
 
 
 def _become(step: Step) -> NoReturn:
-    for number in SIGNALS:
+    for number in (*ANNOUNCED, signal.SIGTERM, signal.SIGCONT):  # submitit's handlers
         signal.signal(number, signal.SIG_DFL)
     with _log(step) as log:
         if log is not None:

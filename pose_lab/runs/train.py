@@ -159,6 +159,8 @@ def _trainer(
         devices=machine.devices,
         num_nodes=machine.nodes,
         strategy=machine.strategy,
+        # torch synchronises batch statistics on GPUs only
+        sync_batchnorm=training.sync_batchnorm and machine.accelerator != "cpu" and torch.cuda.is_available(),
         precision=training.precision,
         deterministic=training.deterministic,
         max_epochs=training.epochs,

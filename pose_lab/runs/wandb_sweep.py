@@ -69,7 +69,7 @@ def create(content: Mapping[str, Any], where: Mapping[str, str | None]) -> str:
     """
     if is_offline() or not has_key():
         return (
-            "# Not created, as W&B is offline or there is no key. Save the lines above as sweep.yaml and, where there is "
+            "# Not created: W&B is offline or there is no key. Save the lines above as sweep.yaml, and where there is "
             f"a key:\n#   wandb sweep --project {where['project']} sweep.yaml"
         )
     try:
