@@ -63,5 +63,5 @@ def free_ports(count: int) -> int:
 def results(cluster, tmp_path) -> Path:
     """An empty folder for results, on a cluster without jobs."""
     yield tmp_path
-    subprocess.run(["scancel", "--user=root", "--partition=gpu"], check=False)
-    subprocess.run(["scancel", "--user=root", "--partition=high"], check=False)
+    for partition in ("gpu", "high"):
+        subprocess.run(["scancel", f"--partition={partition}"], check=True)

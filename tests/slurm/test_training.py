@@ -148,6 +148,7 @@ def test_ranks_at_their_time_limit_save_and_are_requeued_as_often_as_is_allowed(
     broken.mkdir()
     limits = ["hydra.launcher.minutes=1", "hydra.launcher.signal_seconds=5", "hydra.launcher.max_restarts=1"]
     with begin(broken, cache, "slurm_node", *ranks, *limits) as process:
+        wait_for(lambda: list(broken.glob("*/*/*/waits-1")), process, "the middle of an epoch")
         wait_for(lambda: queued_again(job(broken)), process, "the time limit")
         assert len(list(run_folder(broken).path.glob("waits-*"))) == 2
         start_now(job(broken))
