@@ -229,9 +229,10 @@ def _listed(folder: Path, runs: Sequence[Run]) -> list[Run]:
 
 def _parted(runs: Sequence[Run], listed: Sequence[Run], axis: str | None) -> tuple[list[Run], list[Other]]:
     """The runs that the report is about, and the others with what sets them apart from the listed run next to them."""
-    kept, others = [], []
+    kept, others, names = [], [], {run.name for run in listed}
     for run in runs:
-        changes = min((_changed(one, run, axis) for one in listed), key=len)
+        # most runs are listed; to hold each of them against each other one would take long for a thousand
+        changes = [] if run.name in names else min((_changed(one, run, axis) for one in listed), key=len)
         if changes:
             others.append(Other(run, {key: run.settings.get(key) for key in changes}))
         else:
