@@ -96,7 +96,7 @@ def post_processing(repeats: int = 50) -> list[dict[str, Any]]:
 
     def action() -> None:
         image_index, row = torch.nonzero(rows[..., 4] > settings.threshold, as_tuple=True)
-        find_people(rows[0].index_select(0, row), image_index, maps, sizes, settings)
+        find_people(rows[0].index_select(0, row), image_index, len(COCO), maps, sizes, settings)
 
     value = _milliseconds(action, repeats)
     what = "KAPAO post-processing, 30 people, 102,000 rows"

@@ -92,6 +92,13 @@ class Instances(_Tensors):
     zoom: Tensor
     ignore: Tensor
 
+    @classmethod
+    def none(cls, num_keypoints: int) -> Instances:
+        """Nobody, with K = `num_keypoints`."""
+        number, flag, size = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.bool), torch.empty(0)
+        keypoints = torch.empty(0, num_keypoints, 3)
+        return cls(number, size.view(0, 4), keypoints, keypoints[..., 0] > 0, size, size, flag)
+
     def __len__(self) -> int:
         return len(self.image_index)
 
@@ -143,3 +150,7 @@ class Predictions(_Tensors):
 
     def __len__(self) -> int:
         return len(self.image_index)
+
+    def __getitem__(self, rows: Tensor) -> Predictions:
+        """The people selected by a mask (P,) or by indices."""
+        return Predictions(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})

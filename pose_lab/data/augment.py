@@ -14,6 +14,7 @@ Shape letters: B frames of a batch, S sources of all frames (flat, ascending by 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from torch import Tensor
 from pose_lab.data import letterbox
 from pose_lab.data.images import HUE_LIMIT
 from pose_lab.ops import warps
+
+Fit = Literal["square", "rectangular", "demo"]
+FITS: tuple[Fit, ...] = ("square", "rectangular", "demo")
 
 _TILES = 4
 _MARGIN = 8  # pixels around what is visible of a source: keeps the rounding of edges from changing its scale
@@ -161,18 +165,23 @@ def training_plan(
     )
 
 
-def evaluation_plan(images: Tensor, sizes: Tensor, frame: tuple[int, int], stride: int | None) -> Plan:
+def evaluation_plan(images: Tensor, sizes: Tensor, frame: tuple[int, int], fit: Fit, stride: int) -> Plan:
     """The plan of an evaluation batch: every picture whole, in the middle of the frame.
 
     Args:
-        images: (B,) int64.
+        images: (B,) int64; one alone for `demo`.
         sizes: (I, 2) height and width of all images.
         frame: height and width that pictures are scaled to fit.
-        stride: None for that frame; else the frame shrinks to the smallest multiple of `stride` that holds the batch.
+        fit: `square`: that frame; `rectangular`: the smallest frame of whole strides that holds the batch (published
+            evaluation of KAPAO); `demo`: that frame without the whole strides of its padding (published demo).
+        stride: of the smaller frames.
     """
     originals = sizes[images].long()
-    frame = frame if stride is None else letterbox.shared_frame(originals, max(frame), stride)
-    place, visible = _centred(originals, frame)
+    if fit == "demo":
+        frame, place, visible = _demo(originals, frame, stride)
+    else:
+        frame = frame if fit == "square" else letterbox.shared_frame(originals, max(frame), stride)
+        place, visible = _centred(originals, frame)
     count = len(images)
     return Plan(
         frame=frame,
@@ -188,7 +197,7 @@ def evaluation_plan(images: Tensor, sizes: Tensor, frame: tuple[int, int], strid
         zoom=torch.ones(count, dtype=torch.float64),
         flipped=torch.zeros(count, dtype=torch.bool),
         gains=None,
-        average=True,
+        average=fit != "demo",
     )
 
 
@@ -247,6 +256,20 @@ def mosaic_corners(scaled: Tensor, centre: Tensor) -> Tensor:
 def _centred(sizes: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
     scaled = letterbox.fitted(sizes, frame)
     corner = letterbox.letterboxed(scaled, torch.tensor(frame), enlarge=False)[1]
+    return _put(sizes, scaled, corner)
+
+
+def _demo(sizes: Tensor, frame: tuple[int, int], stride: int) -> tuple[tuple[int, int], Tensor, Tensor]:
+    """The frame of one picture, and the picture's map and place in it."""
+    whole = torch.tensor(frame)
+    scaled, _ = letterbox.letterboxed(sizes, whole, enlarge=True)
+    smaller = letterbox.smallest_frame(sizes, whole, stride, enlarge=True)
+    height, width = smaller[0].tolist()
+    return (height, width), *_put(sizes, scaled, letterbox.centred(scaled, smaller))
+
+
+def _put(sizes: Tensor, scaled: Tensor, corner: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 2, 3) the maps of resized pictures put at a corner, and (B, 4) where they lie."""
     visible = torch.cat([corner.flip(-1), (corner + scaled).flip(-1)], -1)
     return letterbox.placing(sizes, scaled, corner), visible.double()
 

@@ -40,7 +40,17 @@ def letterboxed(sizes: Tensor, frame: Tensor, enlarge: bool) -> tuple[Tensor, Te
     ratio = (frame.double() / sizes).amin(-1, keepdim=True)
     ratio = ratio if enlarge else ratio.clamp(max=1.0)
     scaled = (sizes * ratio).round().long().clamp(min=1)
-    return scaled, ((frame - scaled) / 2 - 0.1).round().long().clamp(min=0)
+    return scaled, centred(scaled, frame)
+
+
+def centred(scaled: Tensor, frame: Tensor) -> Tensor:
+    """(B, 2) int64: the padding above and left of pictures in the middle of a frame; an odd one is wider below, right.
+
+    Args:
+        scaled: (B, 2) int64 height and width of the pictures.
+        frame: (2,) or (B, 2) int64 height and width.
+    """
+    return ((frame - scaled) / 2 - 0.1).round().long().clamp(min=0)
 
 
 def smallest_frame(sizes: Tensor, frame: Tensor, stride: int, enlarge: bool) -> Tensor:

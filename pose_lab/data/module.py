@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pose_lab.data import annotations as reading
 from pose_lab.data import inventory
 from pose_lab.data.annotations import BadRecords, ReadingRules
-from pose_lab.data.augment import Augmentation
+from pose_lab.data.augment import FITS, Augmentation, Fit
 from pose_lab.data.images import BadImageError
 from pose_lab.data.loader import EpochLoader, EpochSampler
 from pose_lab.data.samples import Samples, View
@@ -66,8 +66,10 @@ class PoseDataModule(lightning.LightningDataModule):
         batch_size: training pictures per step, over all processes: their number does not change a recipe.
         val_batch_size: evaluation pictures per process.
         augment: random changes of training pictures.
-        val_stride: None evaluates in the frame of `image_size`; a number in the smallest multiples of it that hold a
-            batch of pictures sorted by aspect ratio.
+        val_fit: how the evaluation's frame follows the pictures' shapes: "square" (the frame of `image_size`),
+            "rectangular" (the smallest that holds a batch of pictures sorted by aspect ratio) or "demo" (the smallest
+            for each picture; batches of one).
+        val_stride: height and width of those smaller frames are multiples of it.
         drop_last: leave out the last, incomplete training batch.
         pad_value: grey level around pictures.
         bad_records: what happens to annotations that contradict themselves: "error" or "skip".
@@ -90,7 +92,8 @@ class PoseDataModule(lightning.LightningDataModule):
         batch_size: int,
         val_batch_size: int,
         augment: Augmentation,
-        val_stride: int | None,
+        val_fit: Fit,
+        val_stride: int,
         drop_last: bool,
         pad_value: int,
         bad_records: BadRecords,
@@ -107,8 +110,11 @@ class PoseDataModule(lightning.LightningDataModule):
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.frame = (height, width)
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
-        self.augment, self.val_stride, self.drop_last, self.pad_value = augment, val_stride, drop_last, pad_value
+        self.augment, self.drop_last, self.pad_value = augment, drop_last, pad_value
+        self.val_fit, self.val_stride = _one_of("val_fit", val_fit, FITS), val_stride
         self.bad_images = _one_of("bad_images", bad_images)
+        if val_fit == "demo" and val_batch_size != 1:
+            raise ValueError("data.val_fit demo gives each picture a frame of its own: set data.val_batch_size=1")
         self.workers, self.seed = workers, seed
         self._indexed: dict[str, Annotations] = {}
         self._rows: dict[str, NDArray[np.int64]] = {}
@@ -202,8 +208,8 @@ class PoseDataModule(lightning.LightningDataModule):
         count = len(self._rows["val"])
         if count < world_size:
             raise ValueError(f"{count} evaluation pictures cannot be shared by {world_size} processes")
-        view = View(self.frame, self.pad_value, stride=self.val_stride)
-        order = self._by_aspect() if self.val_stride else None
+        view = View(self.frame, self.pad_value, fit=self.val_fit, stride=self.val_stride)
+        order = self._by_aspect() if self.val_fit == "rectangular" else None
         sampler = EpochSampler(count, self.val_batch_size, rank=rank, world_size=world_size, order=order)
         return self._loader("val", view, sampler)
 
@@ -276,9 +282,9 @@ class PoseDataModule(lightning.LightningDataModule):
         return bad
 
 
-def _one_of(field: str, value: Any) -> Any:
-    if value not in ("error", "skip"):
-        raise ValueError(f"data.{field} must be `error` or `skip`, but it is {value!r}")
+def _one_of(field: str, value: Any, choices: Sequence[str] = ("error", "skip")) -> Any:
+    if value not in choices:
+        raise ValueError(f"data.{field} must be one of {', '.join(choices)}, but it is {value!r}")
     return value
 
 

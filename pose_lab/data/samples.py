@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from pose_lab.data import augment, images
 from pose_lab.data.annotations import map_pages, referenced, references
-from pose_lab.data.augment import Augmentation, Plan
+from pose_lab.data.augment import Augmentation, Fit, Plan
 from pose_lab.data.images import Picture
 from pose_lab.data.people import carried, people_of
 from pose_lab.poses import Annotations, Batch
@@ -51,14 +51,16 @@ class View:
         pad_value: grey level around pictures.
         seed: of the random changes.
         augmentation: None for evaluation: whole pictures in the middle of the frame.
-        stride: evaluation only: None for the whole frame, else the smallest multiple of it that holds the batch.
+        fit: evaluation only: how the frame follows the pictures' shapes, see `evaluation_plan`.
+        stride: of the smaller frames of `fit`.
     """
 
     frame: tuple[int, int]
     pad_value: int
     seed: int = 0
     augmentation: Augmentation | None = None
-    stride: int | None = None
+    fit: Fit = "square"
+    stride: int = 1
 
 
 class _Drawing(NamedTuple):
@@ -131,7 +133,7 @@ class Samples(Dataset[Batch | images.BadImageError]):
         """What the batch of a key shows."""
         view, wanted = self.view, torch.from_numpy(key.images)
         if view.augmentation is None:
-            return augment.evaluation_plan(wanted, self.sizes, view.frame, view.stride)
+            return augment.evaluation_plan(wanted, self.sizes, view.frame, view.fit, view.stride)
         draws = augment.uniforms(view.seed, key.epoch, key.positions)
         return augment.training_plan(wanted, self.sizes, view.frame, view.augmentation, draws)
 

@@ -142,6 +142,7 @@ class CSPPose(nn.Module):
         norm_momentum: of the batch normalisation.
         prior: initial head biases: `objects` expected in a picture of `image_size` pixels, `class_share` over the
             number of classes minus `class_margin`.
+        keypoint_confidence: K outputs more per anchor, the confidences of a pose's keypoints (ours).
 
     Raises:
         ValueError: if the lists do not fit each other.
@@ -161,16 +162,18 @@ class CSPPose(nn.Module):
         norm_eps: float,
         norm_momentum: float,
         prior: dict[str, float],
+        keypoint_confidence: bool = False,
     ) -> None:
         super().__init__()
         _check_lists(channels, repeats, anchors)
         self.num_keypoints = num_keypoints
+        self.keypoint_confidence = keypoint_confidence
         self.strides = tuple(2 ** (len(channels) - len(anchors) + level + 1) for level in range(len(anchors)))
         self.model = nn.ModuleList()
         self.sources: list[tuple[int, ...]] = []
-        wide = [8 * math.ceil(width * c / 8) for c in channels]
-        stages = self._trunk(wide, [_scaled(r, depth) for r in repeats], spp_kernels)
-        heads = self._neck(wide, stages, len(anchors), _scaled(neck_repeats, depth))
+        wide = scaled_channels(channels, width)
+        stages = self._trunk(wide, scaled_repeats(repeats, depth), spp_kernels)
+        heads = self._neck(wide, stages, len(anchors), scaled_repeats([neck_repeats], depth)[0])
         sizes = torch.tensor([[list(pair) for pair in level] for level in anchors], dtype=torch.float32)
         head = Head(wide[-len(anchors) :], self.num_outputs, sizes * anchor_scale, self.strides)
         self._add(head, *heads)
@@ -185,7 +188,7 @@ class CSPPose(nn.Module):
     @property
     def num_outputs(self) -> int:
         """C, outputs per anchor."""
-        return FIRST_CLASS + self.num_classes + 2 * self.num_keypoints
+        return FIRST_CLASS + self.num_classes + (3 if self.keypoint_confidence else 2) * self.num_keypoints
 
     @property
     def head(self) -> Head:
@@ -269,8 +272,14 @@ class CSPPose(nn.Module):
             bias[:, classes] += math.log(class_share / (self.num_classes - class_margin))
 
 
-def _scaled(repeats: int, depth: float) -> int:
-    return max(round(repeats * depth), 1)
+def scaled_channels(channels: Sequence[int], width: float) -> list[int]:
+    """Base channels times the width, rounded up to multiples of 8."""
+    return [8 * math.ceil(width * base / 8) for base in channels]
+
+
+def scaled_repeats(repeats: Sequence[int], depth: float) -> list[int]:
+    """Base repeats times the depth, rounded, at least 1."""
+    return [max(round(base * depth), 1) for base in repeats]
 
 
 def _check_lists(channels: Sequence[int], repeats: Sequence[int], anchors: Sequence[Sequence[Sequence[float]]]) -> None:

@@ -26,7 +26,11 @@ UNDECISIVE: dict[str, str] = {
     "logger": "who is told about the run",
     "report": "how finished runs are shown",
     "name": "the experiment that asked for the run; it chooses the folder of the sweep",
+    "checkpoint": "where the weights to start from lie; their content enters by the fingerprint",
+    "checkpoint_network": "whether the method's network was adapted to them; what came of it decides",
     "weights_of": "which run trains for this one; it enters the hash of a run that does not train itself",
+    "method.about": "what people call the parts that were chosen; their numbers enter themselves",
+    "method.published_batch": "what a recipe's batch size may refer to",
     "data.root": "where the data lie; their content enters by its fingerprint",
     "data.cache": "where indices and synthetic pictures are kept",
     "training.log_every": "how often the run tells of itself",
@@ -39,7 +43,7 @@ def identity(cfg: DictConfig, fingerprint: str) -> str:
 
     Args:
         cfg: the whole config of one run.
-        fingerprint: of the data's content, as paths do not enter.
+        fingerprint: of the content of the data and of the weights to start from, as paths do not enter.
 
     Returns:
         Eight hexadecimal digits, equal for configs that decide the same result.
@@ -104,7 +108,7 @@ def run_folder(cfg: DictConfig, fingerprint: str, swept: Sequence[str] = ()) -> 
 
     Args:
         cfg: the whole config of one run.
-        fingerprint: of the data's content.
+        fingerprint: see `identity`.
         swept: overrides `key=value` to name a new folder by, so that people can read it.
 
     Returns:

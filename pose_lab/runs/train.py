@@ -21,22 +21,28 @@ from omegaconf import DictConfig, OmegaConf
 import pose_lab
 from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
-from pose_lab.runs.checkpoints import BEST, LAST, Checkpoints, WholeCheckpoints, resumable
+from pose_lab.runs.checkpoints import Checkpoints, WholeCheckpoints, resumable
 from pose_lab.runs.code import origin
 from pose_lab.runs.folder import InterruptedRun, RunFolder
 from pose_lab.runs.identity import deciding, identity, resolved, run_folder, trained_by
 from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
+from pose_lab.runs.search import Search, search
 from pose_lab.runs.wandb import Wandb
+from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
 
-_FILES = {"last": LAST, "best": BEST}  # of `training.evaluate`
+LABELS = ("name", "about", "published_batch")  # keys of `method` that only people, reports and recipes read
 
 
 def fingerprint(cfg: DictConfig) -> str:
-    """A hash of the data's content, as run identities need it."""
+    """A hash of the content of the data and of the weights to start from, as run identities need it."""
     _check_complete(cfg)
-    return build(cfg.data).fingerprint()
+    return _fingerprint(cfg, build(cfg.data))
+
+
+def _fingerprint(cfg: DictConfig, data: PoseDataModule) -> str:
+    return data.fingerprint() + (f"-{weights_fingerprint(cfg.checkpoint)}" if cfg.checkpoint is not None else "")
 
 
 def _check_complete(cfg: DictConfig) -> None:
@@ -76,24 +82,26 @@ def train(cfg: DictConfig) -> RunFolder:
     """
     _quiet()
     _check_complete(cfg)
-    if cfg.training.evaluate not in _FILES:
-        raise ValueError(f"training.evaluate is {cfg.training.evaluate!r}; there are: {', '.join(_FILES)}")
+    if cfg.training.evaluate not in CHECKPOINTS:
+        raise ValueError(f"training.evaluate is {cfg.training.evaluate!r}; there are: {', '.join(CHECKPOINTS)}")
+    if not cfg.training.epochs and cfg.checkpoint is None:
+        raise ValueError("training.epochs=0 only evaluates, and there are no weights yet: add checkpoint=FILE")
     if cfg.machine.threads:
         torch.set_num_threads(cfg.machine.threads)
     data: PoseDataModule = build(cfg.data)
-    content = data.fingerprint()
-    folder = RunFolder(run_folder(cfg, content))
+    content, whole = _fingerprint(cfg, data), fitted(cfg)
+    folder, run_id = RunFolder(run_folder(cfg, content)), identity(cfg, content)
     if folder.status().state == "finished":
         print(f"finished before: {folder.path} (delete the folder to train again)", flush=True)
         return folder
     trains = trained_by(cfg)
-    weights = None if trains is None else train(trains).checkpoints / _FILES[cfg.training.evaluate]
+    weights = None if trains is None else train(trains).checkpoints / CHECKPOINTS[cfg.training.evaluate]
     # the other processes of a multi-device run work under the first one's lock
     life = folder.training() if _is_first_process() else nullcontext()
     try:
         with life:
             if not folder.metrics():  # another process may have finished it while this one waited for the lock
-                _run(cfg, data, folder, identity(cfg, content), weights)
+                _run(whole, data, folder, run_id, weights)
     except KeyboardInterrupt as stop:
         raise InterruptedRun(str(stop)) from None
     return folder
@@ -107,7 +115,8 @@ def _run(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str, 
     data.prepare_data()
     data.setup("fit")
     seed_everything(cfg.seed, verbose=False)
-    method: PoseMethod = build(cfg.method, labels=("name",))
+    method: PoseMethod = build(cfg.method, LABELS)
+    start = load_weights(method, cfg.checkpoint) if cfg.checkpoint is not None else "new"
     logs: Wandb = build(cfg.logger)
     monitor = cfg.training.monitor if cfg.training.evaluate == "best" else None
     decides = deciding(cfg)
@@ -119,9 +128,9 @@ def _run(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str, 
     with logs.run(folder.path, identifier, folder.name, cfg.name, resolved(cfg), tags=tags) as (logger, where):
         trainer = _trainer(cfg, folder, checkpoints, logger, Pictures(folder.path, logs.pictures, logs.min_score))
         if trainer.is_global_zero:
-            start = f"evaluates {weights}" if weights else f"goes on from {resume}" if resume else "new"
+            start = f"evaluates {weights}" if weights else f"goes on from {resume}" if resume else start
             _banner(cfg, data, trainer, folder, where, start)
-        numbers = _fit_and_evaluate(cfg, trainer, method, data, checkpoints, resume, weights)
+        numbers = _fit_and_evaluate(cfg, folder, trainer, method, data, checkpoints, resume, weights)
         if trainer.is_global_zero:
             folder.write_metrics(numbers)
 
@@ -132,6 +141,7 @@ def _is_first_process() -> bool:
 
 def _fit_and_evaluate(
     cfg: DictConfig,
+    folder: RunFolder,
     trainer: Trainer,
     method: PoseMethod,
     data: PoseDataModule,
@@ -139,13 +149,19 @@ def _fit_and_evaluate(
     resume: Path | None,
     weights: Path | None,
 ) -> dict[str, Any]:
-    numbers: dict[str, Any] = {"weights": str(weights or cfg.training.evaluate)}
+    own = cfg.training.evaluate if cfg.training.epochs else "checkpoint"
+    numbers: dict[str, Any] = {"weights": str(weights or own)}
     with checkpoints.listening():
-        if weights is None:
+        if cfg.training.epochs and weights is None:
             trainer.fit(method, data, ckpt_path=resume, weights_only=True)
-            weights = checkpoints.folder / _FILES[cfg.training.evaluate]
+            weights = checkpoints.folder / CHECKPOINTS[cfg.training.evaluate]
             numbers["seconds"] = round(checkpoints.trained_seconds, 1)
-        numbers |= _evaluate(trainer, method, data, weights)
+        if weights is not None:
+            numbers |= _restore(method, weights)
+        numbers |= _evaluate(trainer, method, data)
+        if cfg.search is not None:
+            settings = Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
+            numbers |= search(trainer, method, settings, folder)
     return numbers | _origin(trainer)
 
 
@@ -176,16 +192,23 @@ def _trainer(
     )
 
 
-def _evaluate(trainer: Trainer, method: PoseMethod, data: PoseDataModule, weights: Path) -> dict[str, Any]:
-    """The final numbers, of the averaged weights in a checkpoint (in memory they are gone after a restart)."""
-    checkpoint = torch.load(weights, map_location="cpu", mmap=True, weights_only=True)
-    method.load_state_dict(checkpoint["state_dict"])
+def _restore(method: PoseMethod, checkpoint: Path) -> dict[str, int]:
+    """Takes the averaged weights of a run's checkpoint; in memory they are gone after a restart.
+
+    Returns:
+        The epochs and steps that they were trained for.
+    """
+    content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    method.load_state_dict(content["state_dict"])
+    return {"epochs": content["epoch"] + 1, "steps": content["global_step"]}
+
+
+def _evaluate(trainer: Trainer, method: PoseMethod, data: PoseDataModule) -> dict[str, Any]:
+    """The final numbers, of the weights that the method holds."""
     logged = trainer.validate(method, data, verbose=False)[0]
     numbers = {name.removeprefix("val/"): value for name, value in logged.items() if name.startswith("val/")}
     return {
         **numbers,
-        "epochs": checkpoint["epoch"] + 1,
-        "steps": checkpoint["global_step"],
         "parameters": sum(parameter.numel() for parameter in method.net.parameters()),
     }
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from pose_lab.data import letterbox
+from pose_lab.data import augment, letterbox
 from pose_lab.data.images import resized
 from pose_lab.ops import warps
 from tests.conftest import fixture_path
@@ -50,3 +50,15 @@ def test_fitting_rounds_down_and_never_to_nothing():
 def test_a_picture_of_the_frame_s_size_stays_untouched():
     picture = cv2.randu(np.empty((32, 48, 3), np.uint8), 0, 255)
     assert resized(picture, (32, 48), average=True) is picture
+
+
+@pytest.mark.parametrize("case", [1, 5])  # those that leave out whole strides and enlarge
+def test_demo_pictures_lie_where_the_published_letterbox_puts_them(case):
+    data = np.load(fixture_path("kapao/letterbox.npz"))
+    stride = int(data[f"flags{case}"][2])
+    sizes = torch.tensor([data[f"in{case}"].shape[:2]])
+    plan = augment.evaluation_plan(torch.tensor([0]), sizes, tuple(data[f"shape{case}"].tolist()), "demo", stride)
+    assert plan.frame == data[f"out{case}"].shape[:2]
+    scale = torch.from_numpy(data[f"ratio{case}_f64"])
+    torch.testing.assert_close(plan.visible[0, :2], (torch.from_numpy(data[f"pad{case}_f64"]) - 0.1).round())
+    assert ((plan.visible[0, 2:] - plan.visible[0, :2]).flip(0) - sizes[0] * scale).abs().max() <= 0.5

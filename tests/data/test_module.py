@@ -150,18 +150,27 @@ def test_annotations_of_a_part_are_copied_once(root, tmp_path):
     assert module.pixel_shift == module.val_annotations.pixel_shift
 
 
-@pytest.mark.parametrize("field", ["bad_records", "bad_images"])
-def test_unknown_policy(root, tmp_path, field):
-    with pytest.raises(ValueError, match=rf"data\.{field} must be `error` or `skip`, but it is 'ignore'"):
+@pytest.mark.parametrize(
+    ("field", "choices"),
+    [("bad_records", "error, skip"), ("bad_images", "error, skip"), ("val_fit", "square, rectangular, demo")],
+)
+def test_unknown_policy(root, tmp_path, field, choices):
+    with pytest.raises(ValueError, match=rf"data\.{field} must be one of {choices}, but it is 'ignore'"):
         data_module(root, tmp_path / "cache", **{field: "ignore"})
 
 
-@pytest.mark.parametrize("stride", [None, 32])
-def test_evaluation_shows_whole_pictures_and_maps_back(root, tmp_path, stride):
-    module = data_module(root, tmp_path / "cache", val_stride=stride)
+def test_demo_frames_want_batches_of_one(root, tmp_path):
+    with pytest.raises(ValueError, match=r"set data\.val_batch_size=1"):
+        data_module(root, tmp_path / "cache", val_fit="demo", val_batch_size=2)
+
+
+@pytest.mark.parametrize(("fit", "batch_size"), [("square", 4), ("rectangular", 4), ("demo", 1)])
+def test_evaluation_shows_whole_pictures_and_maps_back(root, tmp_path, fit, batch_size):
+    stride = 32
+    module = data_module(root, tmp_path / "cache", val_fit=fit, val_stride=stride, val_batch_size=batch_size)
     annotations, seen = module.val_annotations, []
     for batch in module.val_dataloader():
-        assert not stride or all(side % stride == 0 for side in batch.images.shape[2:])
+        assert all(side % stride == 0 for side in batch.images.shape[2:])
         rows = torch.from_numpy(np.searchsorted(annotations.image_ids, batch.image_ids.numpy()))
         original = torch.from_numpy(np.array(annotations.keypoints))[rows].double()
         mapped = warps.apply_to_points(batch.to_input, original[..., :2])
@@ -176,7 +185,7 @@ def test_real_photographs(tmp_path):
     root = shared_data("coco_mini")
     train = Split("person_keypoints_train2017.json", "train2017")
     val = Split("person_keypoints_val2017.json", "val2017")
-    module = data_module(root, tmp_path, train=train, val=val, batch_size=16, val_batch_size=16, val_stride=32)
+    module = data_module(root, tmp_path, train=train, val=val, batch_size=16, val_batch_size=16, val_fit="rectangular")
     people = sum(len(batch.instances) for batch in module.val_dataloader())
     assert people == 80
     assert sum(len(batch) for batch in module.train_dataloader()) == 80

@@ -41,7 +41,7 @@ def plan_of(tag, size):
     if tag == "flip":
         draws = {name: values[:1] for name, values in augment.uniforms(0, 0, np.arange(1)).items()}
         return augment.training_plan(image, sizes, (128, 128), Augmentation(flip=1.0), draws)
-    return augment.evaluation_plan(image, sizes, (128, 128), 64 if tag == "valrect" else None)
+    return augment.evaluation_plan(image, sizes, (128, 128), "rectangular" if tag == "valrect" else "square", 64)
 
 
 @pytest.mark.parametrize("tag", ["val", "valrect", "flip"])

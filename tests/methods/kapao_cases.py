@@ -17,7 +17,7 @@ from pose_lab.skeletons import Skeleton
 from tests.conftest import fixture_path
 
 CONFIG = yaml.safe_load((Path(pose_lab.conf.__path__[0]) / "method" / "kapao.yaml").read_text())
-PUBLISHED = {"clipping": "published", "mapping": "published", "round_boxes": True}
+PUBLISHED = {"clip_keypoints": "first_two", "clip_objects": True, "mapping": "published", "round_boxes": True}
 
 
 def net(num_keypoints: int, width: float = 0.5, depth: float = 0.33, **changes: Any) -> CSPPose:
@@ -25,10 +25,11 @@ def net(num_keypoints: int, width: float = 0.5, depth: float = 0.33, **changes: 
     return CSPPose(num_keypoints, **(arguments | {"width": width, "depth": depth} | changes))
 
 
-def tiny_net(num_keypoints: int) -> CSPPose:
+def tiny_net(num_keypoints: int, **changes: Any) -> CSPPose:
     """Two levels, a few thousand weights."""
     anchors = [[[6, 6], [10, 20], [20, 40]], [[20, 20], [40, 60], [90, 90]]]
-    return net(num_keypoints, 0.125, 0.1, channels=[64, 64, 64, 128], repeats=[1, 1, 1], anchors=anchors)
+    small = {"channels": [64, 64, 64, 128], "repeats": [1, 1, 1], "anchors": anchors}
+    return net(num_keypoints, 0.125, 0.1, **small, **changes)
 
 
 def kapao(skeleton: Skeleton | str, make_net: Callable[..., CSPPose] = tiny_net, **changes: Any) -> Kapao:

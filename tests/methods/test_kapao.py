@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from pose_lab.methods.kapao import Kapao, find_people, match, objects, published_map
 from pose_lab.nets.csp import CSPPose
+from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import COCO, CROWDPOSE
 from tests.methods.kapao_cases import CONFIG, PUBLISHED, batch, inference, kapao, net, tiny_net
 
@@ -20,7 +21,7 @@ def test_sizes_compose_into_a_method(size, width):
     with initialize_config_module("pose_lab.conf", version_base="1.3"):
         config = compose("method/kapao", overrides=[f"method/kapao_size={size}"]).method
     config = OmegaConf.to_container(config) | {"skeleton": "crowdpose", "image_size": 1280}
-    config.pop("name")
+    config = {key: value for key, value in config.items() if key not in LABELS}
     with torch.device("meta"):
         method = instantiate(config)
     assert isinstance(method, Kapao)
@@ -119,15 +120,15 @@ def test_published_map_equals_the_exact_one_for_whole_paddings():
     torch.testing.assert_close((maps @ points[..., None])[..., 0], torch.zeros(2, 2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("clipping", "outside"), [("all", 0), ("published", K - 2)])
-def test_clipping(clipping, outside):
+@pytest.mark.parametrize(("clip_keypoints", "outside"), [("all", 0), ("first_two", K - 2)])
+def test_clipping(clip_keypoints, outside):
     """A pose whose keypoints all lie left of the picture."""
     row = torch.zeros(1, 3 * K + 6)
     row[0, :6] = torch.tensor([20.0, 20, 30, 30, 0.9, 1])
     row[0, 6 + K :] = -5.0
-    settings = inference(clipping=clipping)
+    settings = inference(clip_keypoints=clip_keypoints)
     maps = torch.eye(2, 3, dtype=torch.float64)[None]
-    found = find_people(row, torch.tensor([0]), maps, torch.tensor([[64, 64]]), settings)
+    found = find_people(row, torch.tensor([0]), K, maps, torch.tensor([[64, 64]]), settings)
     assert int((found.keypoints[..., 0] < 0).sum()) == outside
 
 
@@ -143,7 +144,7 @@ def test_state_holds_published_names_only():
         ({"level_weights": [1.0]}, "2 levels"),
         ({"image_size": [64, 100]}, "data.image_size 100 is no multiple of 16"),
         ({"inference": CONFIG["inference"] | {"pose_iou": 1.5}}, "inference.pose_iou is 1.5"),
-        ({"inference": CONFIG["inference"] | {"clipping": "none"}}, "all, published"),
+        ({"inference": CONFIG["inference"] | {"clip_keypoints": "none"}}, "all, first_two"),
         ({"inference": CONFIG["inference"] | {"fusion_distance": -1}}, "inference.fusion_distance"),
     ],
 )
@@ -153,6 +154,6 @@ def test_numbers_that_do_not_fit(changes, message):
 
 
 def test_published_choices_exist():
-    assert inference(**PUBLISHED).clipping == "published"
+    assert inference(**PUBLISHED).clip_keypoints == "first_two"
     assert tiny_net(5).num_classes == 6
     assert net(5, 0.125, 0.1).num_outputs == 21

@@ -78,8 +78,19 @@ def queued_again(number: str) -> bool:
 
 
 def start_now(number: str) -> None:
-    """Slurm holds a requeued job for about two minutes; it need not meet a short time limit again."""
-    subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now", "TimeLimit=30"], check=True)
+    """Slurm holds a requeued job for about two minutes."""
+    subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], check=True)
+    set_time_limit(number, 60)
+
+
+def set_time_limit(number: str, minutes: int) -> None:
+    subprocess.run(["scontrol", "update", f"JobId={number}", f"TimeLimit={minutes}"], check=True)
+
+
+def minutes_used(number: str) -> int:
+    """Whole minutes that a job has run for, under an hour."""
+    command = ["squeue", "--noheader", f"--jobs={number}", "--Format=TimeUsed"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split(":")[-2])
 
 
 def losses(folder) -> list[float]:
@@ -146,9 +157,9 @@ def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     whole, broken = results / "whole", results / "broken"
     whole.mkdir()
     broken.mkdir()
-    limits = ["hydra.launcher.minutes=1", "hydra.launcher.signal_seconds=5"]
-    with begin(broken, cache, "slurm_node", *ranks, *limits) as process:
+    with begin(broken, cache, "slurm_node", *ranks, "hydra.launcher.signal_seconds=60") as process:
         wait_for(lambda: list(broken.glob("*/*/*/waits-1")), process, "the middle of an epoch")
+        set_time_limit(job(broken), minutes_used(job(broken)) + 2)
         wait_for(lambda: queued_again(job(broken)), process, "the time limit")
         assert len(list(run_folder(broken).path.glob("waits-*"))) == 2
         start_now(job(broken))
