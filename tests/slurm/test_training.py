@@ -152,6 +152,7 @@ def test_a_preempted_run_is_requeued_and_ends_with_the_same_bits(results, cache)
     assert "stopped by SIGTERM" in folder.log.read_text()
 
 
+@pytest.mark.timeout(600)  # Slurm looks at time limits every half minute
 def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     ranks = ["hydra.launcher.gpus_per_node=2", "hydra.launcher.tasks_per_node=2", *WAITING]
     whole, broken = results / "whole", results / "broken"
@@ -160,6 +161,7 @@ def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     with begin(broken, cache, "slurm_node", *ranks, "hydra.launcher.signal_seconds=60") as process:
         wait_for(lambda: list(broken.glob("*/*/*/waits-1")), process, "the middle of an epoch")
         set_time_limit(job(broken), minutes_used(job(broken)) + 2)
+        unbroken = two_processes(whole, cache)
         wait_for(lambda: queued_again(job(broken)), process, "the time limit")
         assert len(list(run_folder(broken).path.glob("waits-*"))) == 2
         start_now(job(broken))
@@ -168,14 +170,18 @@ def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     assert "stopped by SIGUSR2" in log
     assert f"requeued as job {job(broken)}, restart 1 of at most 30" in log
     assert folder.status().attempt == 2
+    assert_equal_weights(folder, unbroken)
+    assert numbers(folder) == numbers(unbroken)
+
+
+def two_processes(results, cache) -> RunFolder:
+    """The same run without Slurm and without an interruption."""
+    places = [f"results={results}", f"machine.cache={cache}"]
+    ranks = ["machine.devices=2", "machine.strategy=ddp", "hydra.mode=RUN"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    arguments = [*TINY, *WAITING, f"results={whole}", f"machine.cache={cache}"]
-    alone = ["machine.devices=2", "machine.strategy=ddp", "hydra.mode=RUN"]
-    subprocess.run(
-        [sys.executable, "-m", "pose_lab.run", *arguments, *alone], env=environment, check=True, capture_output=True
-    )
-    assert_equal_weights(folder, run_folder(whole))
-    assert numbers(folder) == numbers(run_folder(whole))
+    command = [sys.executable, "-m", "pose_lab.run", *TINY, *WAITING, *places, *ranks]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return run_folder(results)
 
 
 def test_a_single_run_by_sbatch_alone(results, cache):
