@@ -19,6 +19,7 @@ from pose_lab.methods.kapao import Inference, Kapao, find_people
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.nets.csp import CSPPose
 from pose_lab.poses import Batch, Instances
+from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import COCO, Skeleton
 
 CONFIG = yaml.safe_load((Path(pose_lab.conf.__path__[0]) / "method" / "kapao.yaml").read_text())
@@ -74,7 +75,7 @@ def _batch(images: int, size: int, per_image: int, skeleton: Skeleton) -> Batch:
 def _method(size: int, width: float) -> Kapao:
     net = {key: value for key, value in CONFIG["net"].items() if not key.startswith("_")}
     net |= {"width": width, "depth": 0.33, "anchor_scale": size / 1280}
-    left_out = ("defaults", "name", "_target_", "skeleton", "net", "image_size")
+    left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
     numbers = {key: value for key, value in CONFIG.items() if key not in left_out}
     return Kapao(COCO, lambda num_keypoints: CSPPose(num_keypoints, **net), image_size=size, **numbers)
 
