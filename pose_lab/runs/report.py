@@ -38,7 +38,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,7 @@ class Report:
     published: Published
     published_rows: Sequence[Row] = ()
     profile: str | None = None
+    against: Mapping[str, Any] = field(default_factory=dict)
     failed: Sequence[Run] = ()
     others: Sequence[Other] = ()
 
@@ -217,6 +218,7 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
         published=published,
         published_rows=[_published_row(row, axis, columns) for row in published.rows],
         profile=node.get("profile"),
+        against=node.get("against") or {},
         failed=[run for run in runs if run.state == "failed"],
         others=others,
     )
@@ -367,14 +369,14 @@ def _searched_rows(runs: Sequence[Run], columns: Sequence[str]) -> list[Row]:
             if row["step"] != "ascent":
                 value = ast.literal_eval(row[row["field"]]) if row["field"] else None
                 groups.setdefault((row["field"] or "as configured", value), []).append(row)
-    rows = [_searched_row(field, value, found, columns) for (field, value), found in groups.items()]
+    rows = [_searched_row(name, value, found, columns) for (name, value), found in groups.items()]
     return rows + [_best_row(run) for run in runs if run.metrics.get("search_at")]
 
 
-def _searched_row(field: str, value: Any, found: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Row:
-    values = {name: [float(row[name]) for row in found if name in row] for name in columns}
-    estimates = {name: Estimate(numbers) for name, numbers in values.items() if numbers}
-    return Row(dict(zip(SEARCH_KEYS, (field, value), strict=True)), estimates)
+def _searched_row(name: str, value: Any, found: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Row:
+    values = {column: [float(row[column]) for row in found if column in row] for column in columns}
+    estimates = {column: Estimate(numbers) for column, numbers in values.items() if numbers}
+    return Row(dict(zip(SEARCH_KEYS, (name, value), strict=True)), estimates)
 
 
 def _best_row(run: Run) -> Row:
