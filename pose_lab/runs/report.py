@@ -47,6 +47,7 @@ from pose_lab.runs.folder import RunFolder, State, Status
 from pose_lab.runs.identity import deciding_part
 from pose_lab.runs.words import GAIN, epoch_text, unit, value_text
 
+PLAN = "sweep.json"  # in a sweep's folder: what was started last
 SEED = "seed"
 ABOUT = "method.about."
 SEARCH_KEYS = {"field": "field", "value": "value"}  # of the rows of a search
@@ -261,7 +262,7 @@ def flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _listed(folder: Path, runs: Sequence[Run]) -> list[Run]:
     """The runs of the sweep that was started last; all where there was none, or nothing is left of it."""
-    plan = folder / "sweep.json"
+    plan = folder / PLAN
     names = {run["folder"] for run in read_json(plan)["runs"]} if plan.exists() else set()
     return [run for run in runs if run.name in names] or list(runs)
 
