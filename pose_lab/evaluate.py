@@ -28,6 +28,7 @@ from pose_lab.data.results import Results, read_results
 from pose_lab.metrics.oks_ap import OKSAveragePrecision, extents, people_per_image, sets_of_images
 from pose_lab.metrics.parts import part_of_annotations, part_of_predictions, part_of_skeleton
 from pose_lab.poses import Annotations
+from pose_lab.runs.errors import said
 from pose_lab.runs.files import write_json
 from pose_lab.skeletons import COCO, CROWDPOSE
 
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if settings["out"]:
             write(Path(settings["out"]), evaluation)
     except (OSError, ValueError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said(error)}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -29,6 +29,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from yaml import CSafeLoader
 
+from pose_lab.runs.errors import said
 from pose_lab.runs.files import FileLock, explained, read_json, write_json, write_text
 from pose_lab.runs.identity import resolved
 
@@ -254,4 +255,4 @@ class RunFolder:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {said(error)}"

@@ -31,6 +31,7 @@ from hydra.utils import instantiate
 from omegaconf import II, DictConfig, OmegaConf
 from rich.console import Console
 
+from pose_lab.runs.errors import said
 from pose_lab.runs.files import write_json, write_text
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.identity import resolved, run_folder, trained_by
@@ -90,7 +91,7 @@ class SweepLauncher(Launcher):
             # Hydra's sweeper writes this file next, and would answer a full or read-only disk with a stack trace
             write_text(Path(config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(config))
         except OSError as error:
-            raise CompactHydraException(str(error)) from error
+            raise CompactHydraException(said(error)) from error
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs what is not finished.
@@ -103,7 +104,7 @@ class SweepLauncher(Launcher):
             configs = [self._compose(overrides) for overrides in job_overrides]
             jobs = self._jobs(configs, job_overrides, initial_job_idx + 1)
         except (OSError, TypeError, ValueError) as error:
-            raise CompactHydraException(str(error)) from error
+            raise CompactHydraException(said(error)) from error
         self.run(jobs, configs, console(), str(OmegaConf.select(configs[0], "report.metric", default="AP")))
         return [_completed(cfg, overrides) for cfg, overrides in zip(configs, job_overrides, strict=True)]
 
@@ -269,7 +270,7 @@ def write_report(folder: Path, node: Mapping[str, Any], screen: Console) -> None
         formats.show(made, screen)
         files = formats.write(made)
     except (OSError, ValueError) as error:
-        screen.print(f"No report: {error}", soft_wrap=True, markup=False)
+        screen.print(f"No report: {said(error)}", soft_wrap=True, markup=False)
     else:
         screen.print(f"Report: {files[0]} (also {', '.join(file.suffix for file in files[1:])})", soft_wrap=True)
 
@@ -283,7 +284,7 @@ def log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
         tags = (cfg.scale, cfg.data.name)
         where = instantiate(cfg.logger).log_figure(figure, folder, f"{cfg.name}-{folder.name}", cfg.name, tags)
     except Exception as error:  # no key, no network, a server's refusal: the runs are done all the same
-        where = f"The figure was not logged: {error}"
+        where = f"The figure was not logged: {said(error)}"
     screen.print(where, soft_wrap=True, markup=False)
 
 

@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
 from pose_lab.runs import code, slurm
+from pose_lab.runs.errors import said
 from pose_lab.runs.files import make_folder
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.launcher import SweepLauncher, add_launcher, sweep_folders
@@ -93,7 +94,7 @@ class SlurmLauncher(SweepLauncher):
         try:
             submitted = self._submit(jobs, watch)
         except (OSError, ValueError, SlurmError) as error:
-            raise CompactHydraException(str(error)) from error
+            raise CompactHydraException(said(error)) from error
         screen.print(self._words(jobs, submitted), soft_wrap=True, markup=False)
         if not self.settings.wait:
             return

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, Literal, Protocol
 
+from pose_lab.runs.errors import said
 from pose_lab.runs.folder import RunBusyError, RunFolder
 
 JobState = Literal["queued", "running", "elsewhere", "finished", "failed", "interrupted"]
@@ -161,7 +162,7 @@ class Sweep:
             with job.folder.appended_log(job.command) as log:
                 self._children[slot] = (job, _process(job.command, log, child_environment(self.settings, slot)))
         except OSError as error:
-            job.state, job.error = "failed", str(error)
+            job.state, job.error = "failed", said(error)
 
     def _reap(self, waiting: list[Job]) -> None:
         for slot, (job, process) in list(self._children.items()):
@@ -194,7 +195,7 @@ class Sweep:
         except RunBusyError:
             return "elsewhere"
         except OSError as error:  # a full disk, say: the others go on
-            job.error = f"{job.error}; {error}"
+            job.error = f"{job.error}; {said(error)}"
         return "failed"
 
     def _stop(self, waiting: list[Job]) -> None:

@@ -10,6 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from pose_lab.runs import launcher, slurm_launcher
+from pose_lab.runs.errors import run_command
 from pose_lab.runs.folder import InterruptedRun, RunFolder
 from pose_lab.runs.identity import run_folder
 from pose_lab.runs.slurm_job import requeued
@@ -65,4 +66,4 @@ def misbehave(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
