@@ -165,16 +165,16 @@ class RunFolder:
                 raise
             self._end(status, "finished")
 
-    def write_failure(self, error: str) -> None:
-        """Writes down the failure of a run that could not do so itself.
+    def write_end(self, state: Literal["failed", "interrupted"], error: str | None = None) -> None:
+        """Writes down how a run ended that could not do so itself.
 
         Raises:
-            RunBusyError: a process is training it, so it has not failed.
+            RunBusyError: a process is training it, so it has not ended.
         """
         with self.lock():
             status = self.recorded_status()
             ended = status.ended if status.state == "failed" else time.time()
-            self.write_status(replace(status, state="failed", error=error, ended=ended))
+            self.write_status(replace(status, state=state, error=error, ended=ended))
 
     @contextmanager
     def appended_log(self, command: Sequence[str]) -> Iterator[IO[bytes]]:

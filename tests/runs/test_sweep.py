@@ -143,6 +143,19 @@ def test_ctrl_c_interrupts_the_runs_and_the_command_goes_on_later(tmp_path):
     assert all(run.status().state == "finished" for run in runs.values())
 
 
+def test_a_run_stopped_before_its_first_word_is_interrupted_and_one_never_started_is_queued(tmp_path):
+    with begin(tmp_path, "method.box=0.01,0.02", "machine.late=[0.01]", *REPORT) as parent:
+        wait_for(lambda: folders(tmp_path) and "not yet" in folders(tmp_path)["box-0.01"].log_tail(1), "the first run")
+        parent.send_signal(signal.SIGTERM)
+        output, _ = parent.communicate(timeout=30)
+    assert parent.returncode == 128 + signal.SIGTERM
+    states = {name: run.status().state for name, run in folders(tmp_path).items()}
+    assert states == {"box-0.01": "interrupted", "box-0.02": "queued"}
+    table = [line.split()[1] for line in output.splitlines() if line.startswith(("  box-0.01-", "  box-0.02-"))]
+    assert table == ["interrupted", "queued"], output
+    assert "1 interrupted, 1 queued" in output
+
+
 def test_a_killed_sweep_leaves_no_orphan_and_another_takes_over(tmp_path):
     with begin(tmp_path, "machine.waits=[0.01]") as parent:
         wait_for(lambda: is_training(tmp_path, "box-0.01"), "the first run")

@@ -30,6 +30,9 @@ def main(cfg: DictConfig) -> None:
     folder = RunFolder(run_folder(cfg, fingerprint(cfg)))
     stubborn = cfg.method.box in cfg.machine.stubborn
     signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(143))
+    while cfg.method.box in cfg.machine.late:
+        print("not yet", flush=True)
+        time.sleep(0.02)
     try:
         with requeued(), folder.training():
             folder.write_config(cfg)
