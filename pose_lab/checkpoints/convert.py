@@ -18,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pose_lab.checkpoints.kapao import architecture
-from pose_lab.checkpoints.reading import Weights, content_hash, open_weights
+from pose_lab.checkpoints.reading import TRAINED_BY, Weights, content_hash, open_weights
+from pose_lab.checkpoints.state import OWN
 
 SUFFIX = ".safetensors"
 
@@ -71,6 +72,7 @@ def metadata(weights: Weights) -> dict[str, str]:
     keypoints = found.pop("num_keypoints")
     of_method = {"method": "YOLOv5 detector"} if keypoints is None else {"method": "KAPAO", "keypoints": str(keypoints)}
     source = {"source_format": weights.format, "source_sha256": content_hash(weights.path)}
+    source |= {TRAINED_BY: OWN} if weights.own else {}
     return of_method | {name: json.dumps(value) for name, value in found.items()} | source
 
 

@@ -75,6 +75,10 @@ class PoseMethod(LightningModule):
     def people(self, candidates: Any, batch: Batch) -> Predictions:
         """The post-processing: candidates of a batch -> people, in pixels of the original images."""
 
+    def crowd(self, batch: Batch, people: int) -> Any:
+        """Candidates as `candidates` would give them if every picture showed so many people: to time `people` on."""
+        raise NotImplementedError(f"{type(self).__name__} cannot draw candidates")
+
     @torch.no_grad()
     def predict(self, batch: Batch) -> Predictions:
         """The people found in a batch, in pixels of the original images."""

@@ -25,6 +25,7 @@ from pose_lab.checkpoints import kapao as published
 from pose_lab.checkpoints.filling import fill
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.base import PoseMethod
+from pose_lab.methods.kapao_scene import scene
 from pose_lab.metrics.fusion_rate import FusionRate
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
@@ -751,6 +752,16 @@ class Kapao(PoseMethod):
         found = candidates.rows, candidates.image_index, len(self.skeleton)
         return find_people(*found, to_original, batch.sizes, self.inference)
 
+    def crowd(self, batch: Batch, people: int) -> Candidates:
+        """Drawn candidates of a batch, see `kapao_scene`."""
+        height, width = batch.images.shape[-2:]
+        per_cell = self.net.anchors.shape[1]
+        count = per_cell * sum((height // stride) * (width // stride) for stride in self.net.strides)
+        drawn = [scene(people, count, (height, width), len(self.skeleton), image)[0] for image in range(len(batch))]
+        above = [rows[rows[:, OBJECTNESS] > self.inference.threshold] for rows in drawn]
+        image_index = torch.arange(len(batch)).repeat_interleave(torch.tensor([len(rows) for rows in above]))
+        return Candidates(torch.cat(above).to(batch.images.device), image_index.to(batch.images.device))
+
 
 def _normalised(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 -> 0..1."""
@@ -805,4 +816,7 @@ def _check_numbers(labels: Labels, num_keypoints: int, level_weights: Sequence[f
     if isinstance(sides, Sequence) and len(sides) not in (1, num_keypoints):
         raise ValueError(f"labels.keypoint_box has {len(sides)} values; give one, or {num_keypoints}, one per keypoint")
     if len(level_weights) != len(strides):
-        raise ValueError(f"level_weights has {len(level_weights)} values, but net.anchors has {len(strides)} levels")
+        raise ValueError(
+            f"method.level_weights has {len(level_weights)} values, but net.anchors has {len(strides)} levels; with a "
+            "published checkpoint use scale=paper, whose recipe has its levels"
+        )

@@ -31,6 +31,7 @@ UNDECISIVE: dict[str, str] = {
     "weights_of": "which run trains for this one; it enters the hash of a run that does not train itself",
     "method.about": "what people call the parts that were chosen; their numbers enter themselves",
     "method.published_batch": "what a recipe's batch size may refer to",
+    "method.published_inference": "enters `method.inference` where published weights are evaluated",
     "data.root": "where the data lie; their content enters by its fingerprint",
     "data.cache": "where indices and synthetic pictures are kept",
     "training.log_every": "how often the run tells of itself",

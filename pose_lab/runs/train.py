@@ -32,7 +32,12 @@ from pose_lab.runs.search import Search, search
 from pose_lab.runs.wandb import Wandb
 from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
 
-LABELS = ("name", "about", "published_batch")  # keys of `method` that only people, reports and recipes read
+LABELS = (
+    "name",
+    "about",
+    "published_batch",
+    "published_inference",
+)  # keys of `method` that only people, reports and recipes read
 
 
 def fingerprint(cfg: DictConfig) -> str:

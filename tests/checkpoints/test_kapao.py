@@ -14,7 +14,7 @@ from tests.nets.test_csp import SIZES
 
 def weights_of(state, path="a.pt"):
     tensors = {name: StoredTensor(tuple(tensor.shape), tensor.clone) for name, tensor in state.items()}
-    return Weights(path, "zip", tensors)
+    return Weights(path, "zip", tensors, own=False)
 
 
 def changed(state, remove=(), **additions):

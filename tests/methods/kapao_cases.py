@@ -13,6 +13,7 @@ import pose_lab.conf
 from pose_lab.methods.kapao import Inference, Kapao, Labels
 from pose_lab.nets.csp import CSPPose
 from pose_lab.poses import Batch, Instances
+from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import Skeleton
 from tests.conftest import fixture_path
 
@@ -33,9 +34,8 @@ def tiny_net(num_keypoints: int, **changes: Any) -> CSPPose:
 
 
 def kapao(skeleton: Skeleton | str, make_net: Callable[..., CSPPose] = tiny_net, **changes: Any) -> Kapao:
-    arguments = {
-        k: v for k, v in CONFIG.items() if k not in ("defaults", "name", "_target_", "skeleton", "net", "image_size")
-    }
+    left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
+    arguments = {key: value for key, value in CONFIG.items() if key not in left_out}
     arguments |= {"level_weights": [4.0, 1.0], "image_size": 64}
     return Kapao(skeleton, make_net, **(arguments | changes))
 

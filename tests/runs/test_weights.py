@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from pose_lab.checkpoints.convert import convert
 from pose_lab.checkpoints.reading import open_weights
@@ -58,6 +59,33 @@ def test_without_training_the_checkpoint_is_evaluated(published, tmp_path, cache
     config = yaml.safe_load((folder.path / "config.yaml").read_text())
     assert config["method"]["net"]["channels"] == [8, 8, 16, 32, 48, 64]
     assert config["method"]["net"]["anchors"][0][0] == [19, 27]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (("training.epochs=0",), "first_two"),
+        (("training.epochs=1",), "all"),
+        (("training.epochs=0", "checkpoint_network=config"), "all"),
+    ],
+)
+def test_published_weights_are_evaluated_as_they_were_published(changes, expected, published):
+    found = OmegaConf.to_container(fitted(composed(*PUBLISHED, f"checkpoint={published}")).method.net)
+    cfg = composed(*PUBLISHED, f"checkpoint={published}", *changes)
+    cfg.method.net.update(found)  # so that `config` has nothing to refuse
+    cfg = fitted(cfg)
+    assert cfg.method.inference.clip_keypoints == expected
+    assert cfg.method.inference.round_boxes is (expected == "first_two")
+
+
+def test_our_own_weights_are_evaluated_as_configured(tmp_path, cache):
+    trained = train(composed(*TINY, "training.epochs=1", results=tmp_path, cache=cache))
+    cfg = fitted(composed(*TINY, "training.epochs=0", f"checkpoint={trained.path}"))
+    assert cfg.method.inference.clip_keypoints == "all"
+    converted = tmp_path / "own.safetensors"
+    convert(trained.checkpoints / LAST, converted)
+    cfg = fitted(composed(*TINY, "training.epochs=0", f"checkpoint={converted}"))
+    assert cfg.method.inference.clip_keypoints == "all"
 
 
 def test_a_method_is_filled(published):
