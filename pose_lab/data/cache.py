@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+
+_ADVICE = {
+    errno.ENOSPC: "free some space there, or ",
+    errno.EDQUOT: "free some space there, or ",
+    errno.EACCES: "allow writing there, or ",
+    errno.EPERM: "allow writing there, or ",
+}
 
 
 @contextmanager
@@ -23,8 +31,10 @@ def writing(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"cannot write {what} to {folder} ({reason}); set `data.cache` elsewhere") from None
+        reason, first = error.strerror or str(error), _ADVICE.get(error.errno or 0, "")
+        raise OSError(
+            error.errno, f"cannot write {what} to {folder} ({reason}); {first}set `data.cache` elsewhere"
+        ) from None
 
 
 @contextmanager
