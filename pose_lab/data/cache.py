@@ -18,12 +18,13 @@ _ADVICE = {
 
 
 @contextmanager
-def writing(what: str, folder: Path) -> Iterator[None]:
+def writing(what: str, folder: Path, instead: str = "set `data.cache` elsewhere") -> Iterator[None]:
     """Explains failures to write.
 
     Args:
         what: is written.
         folder: where.
+        instead: what else can be done.
 
     Raises:
         OSError: in place of any that is raised inside.
@@ -32,9 +33,7 @@ def writing(what: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason, first = error.strerror or str(error), _ADVICE.get(error.errno or 0, "")
-        raise OSError(
-            error.errno, f"cannot write {what} to {folder} ({reason}); {first}set `data.cache` elsewhere"
-        ) from None
+        raise OSError(error.errno, f"cannot write {what} to {folder} ({reason}); {first}{instead}") from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,6 +204,21 @@ def test_workers_import_no_torch():
 def test_contact_sheet(tmp_path, capsys):
     out = tmp_path / "sheet.png"
     assert main(["sheet", f"out={out}", "count=3", "columns=2", "zoom=2", "width=64", "height=48", "people=[1,2]"]) == 0
-    assert cv2.imread(str(out)).shape == (2 * 2 * 48, 2 * 2 * 2 * 64, 3)
+    height, width, _ = cv2.imread(str(out)).shape
+    assert (width, height > 2 * 2 * 48) == (2 * 2 * 2 * 64, True)  # the legend is below the pictures
     assert main(["sheet", f"out={out}", "peple=[1,2]"]) == 1
     assert "no setting is called peple; there are: skeleton," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("people.foo", r"people\.foo is no name of a picture: it must end in \.png, \.jpg, \.jpeg, "),
+        ("file/people.png", r"cannot write the contact sheet to .*file \(.*\); choose another out=FILE"),
+    ],
+)
+def test_a_contact_sheet_that_cannot_be_written_is_one_message(tmp_path, capsys, name, complaint):
+    (tmp_path / "file").touch()
+    assert main(["sheet", f"out={tmp_path / name}", "count=1", "width=64", "height=48"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"error: .*{complaint}", line), line
