@@ -35,6 +35,9 @@ def run_command(main: Callable[[], None]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {said(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr, flush=True)
+        sys.exit(130)
 
 
 def report(error: BaseException) -> None:

@@ -57,7 +57,7 @@ class SlurmConf:
     poll_seconds: float = MISSING
     log_lines: int = MISSING
     program: str = "pose_lab.run"
-    fingerprint: str = "pose_lab.runs.train.fingerprint"
+    runs: str = "pose_lab.runs.train"
 
 
 class SlurmLauncher(SweepLauncher):
@@ -65,8 +65,8 @@ class SlurmLauncher(SweepLauncher):
 
     __module__ = "hydra_plugins.pose_lab"
 
-    def __init__(self, log_lines: int, program: str, fingerprint: str, **settings: Any) -> None:
-        super().__init__(log_lines, program, fingerprint)
+    def __init__(self, log_lines: int, program: str, runs: str, **settings: Any) -> None:
+        super().__init__(log_lines, program, runs)
         self.settings = SlurmConf(**settings)
         self.waiting: list[Job] = []
 
@@ -80,6 +80,13 @@ class SlurmLauncher(SweepLauncher):
         for name in ("nodes", "tasks_per_node", "cpus_per_task", "minutes", "array_parallelism"):
             if getattr(self.settings, name) < 1:
                 raise CompactHydraException(f"hydra.launcher.{name}={getattr(self.settings, name)}: it is at least 1")
+
+    def device(self, cfg: DictConfig) -> str:
+        """What each run asks Slurm for."""
+        asked = self.settings
+        each = f"{asked.gpus_per_node} GPUs" if asked.gpus_per_node else f"{asked.cpus_per_task} CPU cores per process"
+        partition = f", partition {asked.partition}" if asked.partition else ""
+        return f"Slurm{partition}: {asked.nodes} nodes with {each}, {cfg.training.precision}"
 
     @property
     def machine(self) -> Sequence[str]:

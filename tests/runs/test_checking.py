@@ -30,7 +30,7 @@ WRONG = [
 def test_wrong_values_end_before_any_picture_is_drawn(tmp_path, monkeypatch, begin, override, message):
     monkeypatch.setattr(synth, "ensure", lambda *_: pytest.fail("pictures were drawn"))
     cfg = composed(*TINY, override, results=tmp_path / "results", cache=tmp_path / "cache")
-    with pytest.raises(ValueError, match="must|below|no") as error:
+    with pytest.raises(ValueError, match=r"must|below|no") as error:
         begin(cfg)
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())

@@ -83,7 +83,18 @@ def test_finished_runs_are_skipped_and_a_run_alone_is_the_same_run(tmp_path):
         lines = [line for line in first.stdout.splitlines() if f"{name}-" in line and line.startswith("[")]
         assert len(lines) == 4, lines  # started, two epochs, finished
         assert "epoch 2/2, loss 0.5, AP 10.0" in lines[2], number
+    assert first.stdout.splitlines()[:8] == [
+        "sweep    fake_sweep",
+        "scale    demo",
+        "data     synth",
+        "device   no device",
+        f"results  {tmp_path}/fake_sweep/demo-synth",
+        "W&B: never",
+        "synth: no pictures at all",
+        "2 runs, 0 of them finished before",
+    ]
     second = sweep(tmp_path)
+    assert "no pictures at all" not in second.stdout  # nothing is made ready for runs that are finished
     assert second.returncode == 0
     assert second.stdout.count("finished before, AP") == 2
     alone = sweep(tmp_path, "hydra.mode=RUN", "method.box=0.01", "data.name=synth")
@@ -242,6 +253,7 @@ def test_a_terminal_shows_a_live_table(tmp_path):
     assert "time left" in text
     assert "1 of 2 runs ended" in text
     assert "━" in text
+    assert text.index("device   no device") < text.index("no pictures at all") < text.index("time left")
     assert "started, log in" not in text
 
 

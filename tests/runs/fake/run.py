@@ -25,6 +25,18 @@ def fingerprint(cfg: DictConfig) -> str:
     return "synth"
 
 
+def prepare(cfg: DictConfig) -> str:
+    return f"{cfg.data.name}: no pictures at all"
+
+
+def device(_: DictConfig) -> str:
+    return "no device"
+
+
+def logs(_: DictConfig) -> str:
+    return "W&B: never"
+
+
 @hydra.main(version_base="1.3", config_path=".", config_name="fake")
 def main(cfg: DictConfig) -> None:
     folder = RunFolder(run_folder(cfg, fingerprint(cfg)))
