@@ -1,6 +1,6 @@
 """`python -m pose_lab.sweep COMMAND experiment=NAME [scale=..] [results=..]`: a sweep after its command has returned.
 
-status   what became of its runs, from their folders and from Slurm
+status   what became of its runs, from their folders and from Slurm (of more than 100 those that are not finished)
 retry    starts its command again: what failed or was interrupted goes on, what is finished or in the queue stays
 cancel   takes its jobs out of Slurm's queue; running ones write their checkpoints
 report   its table and figure, once more; on Slurm a job does this after the last run
@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from pose_lab.compare import find
-from pose_lab.runs import slurm, wandb_sweep
+from pose_lab.runs import slurm
 from pose_lab.runs.errors import said
 from pose_lab.runs.files import read_json
 from pose_lab.runs.folder import RunFolder
@@ -35,6 +35,8 @@ from pose_lab.runs.slurm import SlurmError
 from pose_lab.runs.slurm_sweep import Watch, settle, update
 from pose_lab.runs.sweep import Job
 from pose_lab.runs.table import console, status_table
+
+MANY = 100  # runs: of more, the finished ones are only counted
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,8 +59,10 @@ def status(arguments: Sequence[str], screen: Console) -> None:
     jobs = _jobs(folder)
     update(jobs, watch)
     metric = (jobs[0].folder.config().get("report") or {}).get("metric") or "AP"
-    tasks = {job.number: placed.task for job in jobs if (placed := watch.placed(job.folder)) is not None}
-    screen.print(status_table(jobs, metric, tasks))
+    shown = jobs if len(jobs) <= MANY else [job for job in jobs if job.state != "finished"]
+    tasks = {job.number: placed.task for job in shown if (placed := watch.placed(job.folder)) is not None}
+    if shown:
+        screen.print(status_table(shown, metric, tasks))
     screen.print(_counts(jobs, folder), soft_wrap=True, markup=False)
 
 
@@ -100,6 +104,8 @@ def report(arguments: Sequence[str], screen: Console) -> None:
 
 def wandb(arguments: Sequence[str], screen: Console) -> None:
     """Prints the W&B sweep, and creates it where that can be done."""
+    from pose_lab.runs import wandb_sweep  # here, as W&B takes seconds to import
+
     create, rest = _flag("create", arguments)
     content, where = wandb_sweep.definition(rest)
     screen.print(wandb_sweep.as_yaml(content), soft_wrap=True, markup=False, end="")
@@ -108,6 +114,8 @@ def wandb(arguments: Sequence[str], screen: Console) -> None:
 
 def sync(arguments: Sequence[str], screen: Console) -> None:
     """Lists offline runs that were not sent, and sends them where that can be done."""
+    from pose_lab.runs import wandb_sweep
+
     send, rest = _flag("send", arguments)
     folder, _ = find(rest)
     waiting, busy = wandb_sweep.unsynced(folder)

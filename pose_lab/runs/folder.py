@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -36,6 +37,8 @@ from pose_lab.runs.identity import resolved
 State = Literal["queued", "running", "finished", "failed", "interrupted"]
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f]")  # colours, cursor movements
+
+TOP_LEVEL = re.compile(r"^(?=[A-Za-z_]\w*:)", re.MULTILINE)  # where a top-level key of a YAML mapping begins
 
 LOCK_PATIENCE = 1.0  # seconds; who only asks whether a run is locked holds its lock for an instant
 
@@ -189,7 +192,7 @@ class RunFolder:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
 
     def config(self) -> dict[str, Any]:
-        """The run's config as it was started, resolved.
+        """The run's config as it was started, resolved; to read, not to change.
 
         Raises:
             FileNotFoundError: the run has none yet.
@@ -197,7 +200,7 @@ class RunFolder:
         """
         path = self.path / "config.yaml"
         try:
-            content = yaml.load(path.read_bytes(), CSafeLoader)
+            content = _content(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not valid YAML ({error}): delete this run's folder") from error
         if not isinstance(content, dict):
@@ -252,6 +255,26 @@ class RunFolder:
             return read_json(self.path / name)
         except FileNotFoundError:
             return None
+
+
+def _content(text: str) -> Any:
+    """What a YAML text holds.
+
+    Runs of a sweep have most top-level keys in common, and a thousand of them are read for a report: equal parts are
+    parsed once and shared. Texts that no run writes (a list, a flow mapping, anchors) are parsed as a whole.
+    """
+    parts = TOP_LEVEL.split(text)[1:]
+    if "".join(parts) != text or re.search(r"^(---|\.\.\.|%)|[&*]\w", text, re.MULTILINE):
+        return yaml.load(text, CSafeLoader)
+    content: dict[str, Any] = {}
+    for part in parts:
+        content |= _part(part)
+    return content
+
+
+@lru_cache(maxsize=4096)
+def _part(text: str) -> dict[str, Any]:
+    return yaml.load(text, CSafeLoader)
 
 
 def _words(error: BaseException) -> str:

@@ -76,7 +76,8 @@ def jobs(ids: Iterable[str]) -> dict[str, Entry]:
         listed = ""  # Slurm has forgotten all of them
     for line in listed.splitlines():
         name, state, reason, code = line.strip().rstrip("|").split("|", 3)
-        found[name] = Entry(state, _how(int(code) >> 8) if int(code) else reason.strip("()"))
+        status = int(code) >> 8  # as `wait` gives it
+        found[name] = Entry(state, _how(status) if status else reason.strip("()"))
     return found
 
 

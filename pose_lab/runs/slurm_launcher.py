@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ class SlurmLauncher(SweepLauncher):
                 "hydra/launcher=slurm needs Slurm's commands (sbatch, srun, squeue, scancel), which this machine does "
                 "not have: start it on the cluster's login node, or leave hydra/launcher out to train here"
             )
+        if find_spec("submitit") is None:
+            raise CompactHydraException("hydra/launcher=slurm needs submitit: pip install 'pose_lab[slurm]'")
         for name in ("nodes", "tasks_per_node", "cpus_per_task", "minutes", "array_parallelism"):
             if getattr(self.settings, name) < 1:
                 raise CompactHydraException(f"hydra.launcher.{name}={getattr(self.settings, name)}: it is at least 1")

@@ -80,6 +80,17 @@ def queued_again(number: str) -> bool:
 def start_now(number: str) -> None:
     """Slurm holds a requeued job for about two minutes."""
     subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], check=True)
+    set_time_limit(number, 60)
+
+
+def set_time_limit(number: str, minutes: int) -> None:
+    subprocess.run(["scontrol", "update", f"JobId={number}", f"TimeLimit={minutes}"], check=True)
+
+
+def minutes_used(number: str) -> int:
+    """Whole minutes that a job has run for, under an hour."""
+    command = ["squeue", "--noheader", f"--jobs={number}", "--Format=TimeUsed"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split(":")[-2])
 
 
 def losses(folder) -> list[float]:
@@ -141,30 +152,36 @@ def test_a_preempted_run_is_requeued_and_ends_with_the_same_bits(results, cache)
     assert "stopped by SIGTERM" in folder.log.read_text()
 
 
-def test_ranks_at_their_time_limit_save_and_are_requeued_as_often_as_is_allowed(results, cache):
+@pytest.mark.timeout(600)  # Slurm looks at time limits every half minute
+def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     ranks = ["hydra.launcher.gpus_per_node=2", "hydra.launcher.tasks_per_node=2", *WAITING]
     whole, broken = results / "whole", results / "broken"
     whole.mkdir()
     broken.mkdir()
-    limits = ["hydra.launcher.minutes=1", "hydra.launcher.signal_seconds=5", "hydra.launcher.max_restarts=1"]
-    with begin(broken, cache, "slurm_node", *ranks, *limits) as process:
+    with begin(broken, cache, "slurm_node", *ranks, "hydra.launcher.signal_seconds=60") as process:
         wait_for(lambda: list(broken.glob("*/*/*/waits-1")), process, "the middle of an epoch")
+        set_time_limit(job(broken), minutes_used(job(broken)) + 2)
+        unbroken = two_processes(whole, cache)
         wait_for(lambda: queued_again(job(broken)), process, "the time limit")
         assert len(list(run_folder(broken).path.glob("waits-*"))) == 2
         start_now(job(broken))
         folder = ended(process, broken)
     log = folder.log.read_text()
     assert "stopped by SIGUSR2" in log
-    assert f"requeued as job {job(broken)}, restart 1 of at most 1" in log
+    assert f"requeued as job {job(broken)}, restart 1 of at most 30" in log
     assert folder.status().attempt == 2
+    assert_equal_weights(folder, unbroken)
+    assert numbers(folder) == numbers(unbroken)
+
+
+def two_processes(results, cache) -> RunFolder:
+    """The same run without Slurm and without an interruption."""
+    places = [f"results={results}", f"machine.cache={cache}"]
+    ranks = ["machine.devices=2", "machine.strategy=ddp", "hydra.mode=RUN"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    arguments = [*TINY, *WAITING, f"results={whole}", f"machine.cache={cache}"]
-    alone = ["machine.devices=2", "machine.strategy=ddp", "hydra.mode=RUN"]
-    subprocess.run(
-        [sys.executable, "-m", "pose_lab.run", *arguments, *alone], env=environment, check=True, capture_output=True
-    )
-    assert_equal_weights(folder, run_folder(whole))
-    assert numbers(folder) == numbers(run_folder(whole))
+    command = [sys.executable, "-m", "pose_lab.run", *TINY, *WAITING, *places, *ranks]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return run_folder(results)
 
 
 def test_a_single_run_by_sbatch_alone(results, cache):
