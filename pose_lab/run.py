@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-import traceback
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pose_lab.runs import launcher, resolvers, search_path, slurm_launcher
+from pose_lab.runs.errors import report, run_command
 from pose_lab.runs.folder import InterruptedRun
 from pose_lab.runs.slurm_job import INTERRUPTED, requeued
 
@@ -35,18 +32,9 @@ def main(cfg: DictConfig) -> None:
         print(f"\n{stop}", flush=True)
         sys.exit(INTERRUPTED)
     except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
-        print(f"\n{_where_it_was_raised()}\nerror: {error}", file=sys.stderr, flush=True)
+        report(error)
         sys.exit(1)
 
 
-def _where_it_was_raised() -> str:
-    """The traceback in a job's log; for people at a terminal the file that holds it."""
-    if "SLURM_JOB_ID" in os.environ:
-        return traceback.format_exc()
-    trace = Path(tempfile.mkstemp(prefix="pose_lab-", suffix=".txt")[1])
-    trace.write_text(traceback.format_exc())
-    return f"(where it was raised: {trace})"
-
-
 if __name__ == "__main__":
-    main()
+    run_command(main)

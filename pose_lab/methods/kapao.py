@@ -70,6 +70,9 @@ class Labels:
     def __post_init__(self) -> None:
         if self.borders not in ("exact", "published", "clipped"):
             raise ValueError(f"labels.borders is {self.borders!r}; there are: exact, published, clipped")
+        sides = self.keypoint_box if isinstance(self.keypoint_box, Sequence) else (self.keypoint_box,)
+        if not all(isinstance(side, int | float) and 0 < side <= 1 for side in sides):
+            raise ValueError(f"labels.keypoint_box is {self.keypoint_box!r}, but must be above 0 and at most 1")
 
 
 @dataclass

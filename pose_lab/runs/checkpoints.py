@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,10 +36,27 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Saves, or leaves what was there."""
 
         def fill(temporary: Path) -> None:
-            with open(temporary, "wb") as file:  # given a path, torch hides that the disk is full
-                torch.save(checkpoint, file)
+            raw = _File(temporary, "w")
+            with BufferedWriter(raw) as file:
+                try:
+                    torch.save(checkpoint, file)
+                except RuntimeError as error:  # torch says of a full disk only that the file is too short
+                    raise raw.refusal or error from None
 
         write_file(Path(path), fill)
+
+
+class _File(FileIO):
+    """Remembers why it did not take what was written."""
+
+    refusal: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.refusal = error
+            raise
 
 
 class Checkpoints(Checkpoint):

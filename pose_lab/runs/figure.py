@@ -54,6 +54,7 @@ def draw(report: Report) -> Figure:
         figure.suptitle(report.title, x=0.02, ha="left", fontsize=11)
         figure.supylabel(y_label, fontsize=10)
         _panels(figure, report)
+        _from_zero(figure.axes[0], report)
         figure.supxlabel(_footnote(report), x=0.02, ha="left", fontsize=7.5, color=PUBLISHED)
         return figure
     axes = figure.add_subplot()
@@ -67,6 +68,7 @@ def draw(report: Report) -> Figure:
         _bars(axes, report)
     else:
         _curves(axes, report, report.axis)
+        _from_zero(axes, report)
     figure.supxlabel(_footnote(report), x=0.02, ha="left", fontsize=7.5, color=PUBLISHED)
     return figure
 
@@ -247,6 +249,13 @@ def _scale(axes: Axes, places: Places) -> None:
     axes.set_xticklabels([value_text(value) or "none" for value in places.values])
     axes.margins(x=0.06, y=0.12)
     axes.yaxis.set_major_locator(MaxNLocator(6))
+
+
+def _from_zero(axes: Axes, report: Report) -> None:
+    """No room below zero for a metric that has none there; at least one percent is shown."""
+    bottom, top = axes.get_ylim()
+    if all(row.estimates[report.metric].mean >= 0 for row in report.rows if report.metric in row.estimates):
+        axes.set_ylim(max(bottom, 0), max(top, 1))
 
 
 def _footnote(report: Report) -> str:

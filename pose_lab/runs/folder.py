@@ -30,6 +30,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from yaml import CSafeLoader
 
+from pose_lab.runs.errors import said
 from pose_lab.runs.files import FileLock, explained, read_json, write_json, write_text
 from pose_lab.runs.identity import resolved
 
@@ -167,16 +168,16 @@ class RunFolder:
                 raise
             self._end(status, "finished")
 
-    def write_failure(self, error: str) -> None:
-        """Writes down the failure of a run that could not do so itself.
+    def write_end(self, state: Literal["failed", "interrupted"], error: str | None = None) -> None:
+        """Writes down how a run ended that could not do so itself.
 
         Raises:
-            RunBusyError: a process is training it, so it has not failed.
+            RunBusyError: a process is training it, so it has not ended.
         """
         with self.lock():
             status = self.recorded_status()
             ended = status.ended if status.state == "failed" else time.time()
-            self.write_status(replace(status, state="failed", error=error, ended=ended))
+            self.write_status(replace(status, state=state, error=error, ended=ended))
 
     @contextmanager
     def appended_log(self, command: Sequence[str]) -> Iterator[IO[bytes]]:
@@ -277,4 +278,4 @@ def _part(text: str) -> dict[str, Any]:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {said(error)}"

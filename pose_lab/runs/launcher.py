@@ -7,18 +7,19 @@ command line, as `ddp` does, repeats one run and not the sweep), and ends with t
 
 from __future__ import annotations
 
+import importlib
 import json
-import pkgutil
 import re
 import shlex
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -31,9 +32,10 @@ from hydra.utils import instantiate
 from omegaconf import II, DictConfig, OmegaConf
 from rich.console import Console
 
+from pose_lab.runs.errors import said
 from pose_lab.runs.files import write_json, write_text
 from pose_lab.runs.folder import RunFolder
-from pose_lab.runs.identity import resolved, run_folder, trained_by
+from pose_lab.runs.identity import resolved, run_folder, sweep_folder, trained_by
 from pose_lab.runs.report import PLAN
 from pose_lab.runs.sweep import Job, Settings, Sweep, follow_parent
 from pose_lab.runs.table import console, final_table, view
@@ -52,7 +54,7 @@ class ProcessesConf:
         devices: a value of CUDA_VISIBLE_DEVICES for each of the runs that train at once; empty leaves it alone.
         log_lines: how many last lines of a failed run's log are shown at the end.
         program: the module that trains one run.
-        fingerprint: the function that takes a run's config and returns the fingerprint of its data.
+        runs: the module that knows them, see `Runs`.
     """
 
     _target_: str = "hydra_plugins.pose_lab.ProcessLauncher"
@@ -62,7 +64,23 @@ class ProcessesConf:
     devices: list[str] = field(default_factory=list)
     log_lines: int = 20
     program: str = "pose_lab.run"
-    fingerprint: str = "pose_lab.runs.train.fingerprint"
+    runs: str = "pose_lab.runs.train"
+
+
+class Runs(Protocol):
+    """What a launcher has to know of a run before it starts; each function takes its config."""
+
+    def fingerprint(self, cfg: DictConfig) -> str:
+        """Of the content of its data."""
+
+    def prepare(self, cfg: DictConfig) -> str:
+        """Makes its data ready; returns what they are, in words."""
+
+    def device(self, cfg: DictConfig) -> str:
+        """What it would compute on if this process trained it, in words."""
+
+    def logs(self, cfg: DictConfig) -> str:
+        """Where it is logged, in words."""
 
 
 class SweepLauncher(Launcher):
@@ -71,15 +89,20 @@ class SweepLauncher(Launcher):
     Args:
         log_lines: how many last lines of a failed run's log are shown at the end.
         program: the module that trains one run.
-        fingerprint: the function that takes a run's config and returns the fingerprint of its data.
+        runs: the name of the module that knows them, see `Runs`.
     """
 
     __module__ = "hydra_plugins.pose_lab"
 
-    def __init__(self, log_lines: int, program: str, fingerprint: str) -> None:
+    def __init__(self, log_lines: int, program: str, runs: str) -> None:
         self.log_lines = log_lines
         self.program = program
-        self.fingerprint = fingerprint
+        self._runs = runs
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Imported late, as --help needs none of it."""
+        return cast(Runs, importlib.import_module(self._runs))
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keeps what Hydra hands over; refuses settings and folders that cannot work before anything starts."""
@@ -90,7 +113,7 @@ class SweepLauncher(Launcher):
             # Hydra's sweeper writes this file next, and would answer a full or read-only disk with a stack trace
             write_text(Path(config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(config))
         except OSError as error:
-            raise CompactHydraException(str(error)) from error
+            raise CompactHydraException(said(error)) from error
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs what is not finished.
@@ -99,18 +122,24 @@ class SweepLauncher(Launcher):
             CompactHydraException: a run's config or data are not usable; nothing was started.
             SystemExit: some runs failed (1), or the sweep was stopped (130 after Ctrl-C).
         """
+        screen = console()
         try:
             configs = [self._compose(overrides) for overrides in job_overrides]
+            self._announce(configs, screen)
             jobs = self._jobs(configs, job_overrides, initial_job_idx + 1)
         except (OSError, TypeError, ValueError) as error:
-            raise CompactHydraException(str(error)) from error
-        self.run(jobs, configs, console(), str(OmegaConf.select(configs[0], "report.metric", default="AP")))
+            raise CompactHydraException(said(error)) from error
+        self.run(jobs, configs, screen, str(OmegaConf.select(configs[0], "report.metric", default="AP")))
         return [_completed(cfg, overrides) for cfg, overrides in zip(configs, job_overrides, strict=True)]
 
     @property
     def machine(self) -> Sequence[str]:
         """Overrides of every run that say what it runs on; they decide nothing about its result."""
         return []
+
+    @abstractmethod
+    def device(self, cfg: DictConfig) -> str:
+        """What a run computes on, in words."""
 
     @abstractmethod
     def check(self) -> None:
@@ -147,6 +176,19 @@ class SweepLauncher(Launcher):
         """The command that started this."""
         return shlex.join(["python", "-m", self.program, *sys.argv[1:]])
 
+    def _announce(self, configs: Sequence[DictConfig], screen: Console) -> None:
+        """Before anything starts: what this is, and where everything goes."""
+        facts = {
+            "sweep": lambda cfg: cfg.name,
+            "scale": lambda cfg: cfg.scale,
+            "data": lambda cfg: cfg.data.name,
+            "device": self.device,
+            "results": lambda cfg: str(sweep_folder(cfg)),
+        }
+        lines = [f"{name:8} {', '.join(dict.fromkeys(map(fact, configs)))}" for name, fact in facts.items()]
+        lines += dict.fromkeys(map(self.runs.logs, configs))
+        screen.print("\n".join(lines), soft_wrap=True, markup=False)
+
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         HydraConfig.instance().set_config(cfg)  # the config may interpolate Hydra's
@@ -154,7 +196,6 @@ class SweepLauncher(Launcher):
 
     def _jobs(self, configs: Sequence[DictConfig], job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
         """One job per different run, in the sweep's order; each has its folder with its config in it."""
-        fingerprint: Callable[[DictConfig], str] = pkgutil.resolve_name(self.fingerprint)
         swept = swept_keys(job_overrides) | set(self.config.hydra.sweeper.get("params") or {})
         jobs: dict[Path, Job] = {}
 
@@ -166,7 +207,7 @@ class SweepLauncher(Launcher):
             job = Job(first + len(jobs), folder, self._command(cfg, overrides, folder))
             return jobs.setdefault(folder.path, job)
 
-        contents = [fingerprint(cfg) for cfg in configs]
+        contents = [self.runs.fingerprint(cfg) for cfg in configs]
         cells = [add(*cell) for cell in zip(configs, job_overrides, contents, strict=True)]
         for cell, cfg, overrides, content in zip(cells, configs, job_overrides, contents, strict=True):
             if trained_by(cfg) is not None:  # mostly by a cell of the same sweep
@@ -196,9 +237,9 @@ class ProcessLauncher(SweepLauncher):
         devices: Sequence[str],
         log_lines: int,
         program: str,
-        fingerprint: str,
+        runs: str,
     ) -> None:
-        super().__init__(log_lines, program, fingerprint)
+        super().__init__(log_lines, program, runs)
         self.settings = Settings(parallel, retry_failed, grace_seconds, list(devices))
 
     def check(self) -> None:
@@ -208,8 +249,15 @@ class ProcessLauncher(SweepLauncher):
                 f"hydra.launcher.parallel={self.settings.parallel}: at least one run must train"
             )
 
+    def device(self, cfg: DictConfig) -> str:
+        """This machine's."""
+        at_once = f", shared by {self.settings.parallel} runs at once" if self.settings.parallel > 1 else ""
+        return self.runs.device(cfg) + at_once
+
     def run(self, jobs: Sequence[Job], configs: Sequence[DictConfig], screen: Console, metric: str) -> None:
-        """Runs them as child processes."""
+        """Makes their data ready, then runs them as child processes."""
+        if any(job.folder.status().state != "finished" for job in jobs):
+            self._prepare(configs, screen)
         sweep = Sweep(jobs, self.settings, view(screen, metric))
         sweep.run()
         self.conclude(jobs, configs, screen, metric)
@@ -219,6 +267,15 @@ class ProcessLauncher(SweepLauncher):
             screen.print(f"\nStopped. To go on where it stopped:\n  {self.again}", soft_wrap=True, markup=False)
             raise SystemExit(128 + sweep.stopped_by)
         self.leave(jobs, screen)
+
+    def _prepare(self, configs: Sequence[DictConfig], screen: Console) -> None:
+        """Here, where progress can be seen, instead of in the first run; each data set once."""
+        different = {OmegaConf.to_yaml(cfg.data, resolve=True): cfg for cfg in configs}
+        try:
+            for cfg in different.values():
+                screen.print(self.runs.prepare(cfg), soft_wrap=True, markup=False)
+        except (OSError, ValueError) as error:
+            raise CompactHydraException(said(error)) from error
 
 
 def register() -> None:
@@ -269,7 +326,7 @@ def write_report(folder: Path, node: Mapping[str, Any], screen: Console) -> None
         formats.show(made, screen)
         files = formats.write(made)
     except (OSError, ValueError) as error:
-        screen.print(f"No report: {error}", soft_wrap=True, markup=False)
+        screen.print(f"No report: {said(error)}", soft_wrap=True, markup=False)
     else:
         screen.print(f"Report: {files[0]} (also {', '.join(file.suffix for file in files[1:])})", soft_wrap=True)
 
@@ -283,7 +340,7 @@ def log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
         tags = (cfg.scale, cfg.data.name)
         where = instantiate(cfg.logger).log_figure(figure, folder, f"{cfg.name}-{folder.name}", cfg.name, tags)
     except Exception as error:  # no key, no network, a server's refusal: the runs are done all the same
-        where = f"The figure was not logged: {error}"
+        where = f"The figure was not logged: {said(error)}"
     screen.print(where, soft_wrap=True, markup=False)
 
 

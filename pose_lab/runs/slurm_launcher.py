@@ -20,6 +20,7 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
 from pose_lab.runs import code, slurm
+from pose_lab.runs.errors import said
 from pose_lab.runs.files import make_folder
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.launcher import SweepLauncher, add_launcher, sweep_folders
@@ -57,7 +58,7 @@ class SlurmConf:
     poll_seconds: float = MISSING
     log_lines: int = MISSING
     program: str = "pose_lab.run"
-    fingerprint: str = "pose_lab.runs.train.fingerprint"
+    runs: str = "pose_lab.runs.train"
 
 
 class SlurmLauncher(SweepLauncher):
@@ -65,8 +66,8 @@ class SlurmLauncher(SweepLauncher):
 
     __module__ = "hydra_plugins.pose_lab"
 
-    def __init__(self, log_lines: int, program: str, fingerprint: str, **settings: Any) -> None:
-        super().__init__(log_lines, program, fingerprint)
+    def __init__(self, log_lines: int, program: str, runs: str, **settings: Any) -> None:
+        super().__init__(log_lines, program, runs)
         self.settings = SlurmConf(**settings)
         self.waiting: list[Job] = []
 
@@ -83,6 +84,13 @@ class SlurmLauncher(SweepLauncher):
             if getattr(self.settings, name) < 1:
                 raise CompactHydraException(f"hydra.launcher.{name}={getattr(self.settings, name)}: it is at least 1")
 
+    def device(self, cfg: DictConfig) -> str:
+        """What each run asks Slurm for."""
+        asked = self.settings
+        each = f"{asked.gpus_per_node} GPUs" if asked.gpus_per_node else f"{asked.cpus_per_task} CPU cores per process"
+        partition = f", partition {asked.partition}" if asked.partition else ""
+        return f"Slurm{partition}: {asked.nodes} nodes with {each}, {cfg.training.precision}"
+
     @property
     def machine(self) -> Sequence[str]:
         """One process per device of the job; how many there are decides nothing about a run's identity."""
@@ -96,7 +104,7 @@ class SlurmLauncher(SweepLauncher):
         try:
             submitted = self._submit(jobs, watch)
         except (OSError, ValueError, SlurmError) as error:
-            raise CompactHydraException(str(error)) from error
+            raise CompactHydraException(said(error)) from error
         screen.print(self._words(jobs, submitted), soft_wrap=True, markup=False)
         if not self.settings.wait:
             return

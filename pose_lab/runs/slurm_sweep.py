@@ -167,4 +167,4 @@ def settle(jobs: Sequence[Job], watch: Watch) -> None:
     update(jobs, watch)
     for job in (job for job in jobs if job.state == "failed" and job.folder.recorded_status().state != "failed"):
         with suppress(RunBusyError, OSError):  # it lives after all; or a full disk, which must not hide the others
-            job.folder.write_failure(job.error or "")
+            job.folder.write_end("failed", job.error)

@@ -132,7 +132,9 @@ class Lines:
         elif job.skipped:
             self._say(job, f"finished before, {self.metric} {value}")
         elif job.state == "finished":
-            self._say(job, f"finished in {duration(job.seconds) or 'another process'}, {self.metric} {value}")
+            trained = duration(job.folder.metrics().get("seconds"))
+            words = f"finished in {duration(job.seconds) or 'another process'}"
+            self._say(job, f"{words}{f' (training {trained})' if trained else ''}, {self.metric} {value}")
         elif job.state != "queued":
             self._say(job, job.state + (f": {job.error}" if job.error else ""))
 
@@ -156,10 +158,10 @@ class Lines:
 def final_table(jobs: Sequence[Job], metric: str) -> Table:
     """All runs of a sweep, as they ended."""
     table = Table(box=box.SIMPLE)
-    for name in ("run", "state", metric, "time"):
+    for name in ("run", "state", metric, "trained"):
         table.add_column(name, justify="left" if name in ("run", "state") else "right", overflow="fold")
     for job in jobs:
-        value, seconds = best_known(job.folder, metric), job.folder.metrics().get("seconds") or job.seconds
+        value, seconds = best_known(job.folder, metric), job.folder.metrics().get("seconds")
         state = coloured(job.state) + Text(" before" if job.skipped else "")
         table.add_row(job.folder.name, state, percent(value), duration(seconds))
     return table
