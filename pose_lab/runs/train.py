@@ -29,6 +29,7 @@ from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
 from pose_lab.runs.search import Search, search
+from pose_lab.runs.timing import check_pictures, latency
 from pose_lab.runs.wandb import Wandb
 from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
 
@@ -91,6 +92,7 @@ def train(cfg: DictConfig) -> RunFolder:
         raise ValueError(f"training.evaluate is {cfg.training.evaluate!r}; there are: {', '.join(CHECKPOINTS)}")
     if not cfg.training.epochs and cfg.checkpoint is None:
         raise ValueError("training.epochs=0 only evaluates, and there are no weights yet: add checkpoint=FILE")
+    check_pictures(cfg.latency)
     if cfg.machine.threads:
         torch.set_num_threads(cfg.machine.threads)
     data: PoseDataModule = build(cfg.data)
@@ -167,6 +169,8 @@ def _fit_and_evaluate(
             if cfg.search is not None:
                 settings = Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
                 numbers |= search(trainer, method, settings, folder)
+            if cfg.latency is not None and trainer.is_global_zero:
+                numbers |= latency(trainer, method, data, cfg.latency)
     except InterruptedRun as stop:
         raise KeyboardInterrupt(str(stop)) from None
     return numbers | _origin(trainer)
