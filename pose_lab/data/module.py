@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from pose_lab.data.images import BadImageError
 from pose_lab.data.layouts import LAYOUTS
 from pose_lab.data.loader import EpochLoader, EpochSampler
 from pose_lab.data.samples import Samples, View
-from pose_lab.poses import Annotations
+from pose_lab.poses import Annotations, Batch
 from pose_lab.skeletons import skeleton as skeleton_called
 
 _NAMED = 5  # how many files a message names
@@ -233,20 +233,27 @@ class PoseDataModule(lightning.LightningDataModule):
                 f"{count} training pictures do not fill one batch of {self.batch_size}: "
                 "lower `data.batch_size` or set `data.drop_last: false`"
             )
-        return self._loader("train", view, sampler)
+        return self._loader("train", view, sampler, self.workers)
 
     def val_dataloader(self) -> EpochLoader:
         """Whole pictures, each once over all processes."""
+        return self._val_loader(self.val_batch_size, self.workers)
+
+    def val_batches(self, size: int) -> Iterator[Batch]:
+        """The same in batches of another size, each loaded by this process when it is asked for: to time it."""
+        return iter(self._val_loader(size, workers=0))
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def _val_loader(self, size: int, workers: int) -> EpochLoader:
         rank, world_size = self._place_among_processes()
         count = len(self._rows["val"])
         if count < world_size:
             raise ValueError(f"{count} evaluation pictures cannot be shared by {world_size} processes")
         view = View(self.frame, self.pad_value, fit=self.val_fit, stride=self.val_stride)
         order = self._by_aspect() if self.val_fit == "rectangular" else None
-        sampler = EpochSampler(count, self.val_batch_size, rank=rank, world_size=world_size, order=order)
-        return self._loader("val", view, sampler)
-
-    test_dataloader = predict_dataloader = val_dataloader
+        sampler = EpochSampler(count, size, rank=rank, world_size=world_size, order=order)
+        return self._loader("val", view, sampler, workers)
 
     def annotation_file(self, name: str) -> Path:
         """The annotation file of split "train" or "val": in the first annotation folder that has it."""
@@ -259,10 +266,10 @@ class PoseDataModule(lightning.LightningDataModule):
         split = self.splits[name]
         return replace(self.rules, part=split.part, images=self.root / split.images)
 
-    def _loader(self, name: str, view: View, sampler: EpochSampler) -> EpochLoader:
+    def _loader(self, name: str, view: View, sampler: EpochSampler, workers: int) -> EpochLoader:
         folder = self.root / self.splits[name].images
         samples = Samples(self._indexed[name], folder, self.skeleton, view, self._rows[name])
-        self._loaders.append(EpochLoader(samples, sampler, self.workers))
+        self._loaders.append(EpochLoader(samples, sampler, workers))
         return self._loaders[-1]
 
     def _used(self, name: str) -> Annotations:

@@ -46,6 +46,7 @@ class Number:
 
 ALLOWED: Mapping[str, Number] = {
     "seed": Number(0, LARGEST_SEED),
+    "latency": Number(1, or_null=True),
     "training.epochs": Number(0),
     "training.validate_every": Number(1),
     "training.limit_batches": Number(1, or_null=True),

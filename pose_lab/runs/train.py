@@ -30,6 +30,7 @@ from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
 from pose_lab.runs.search import Search, search
+from pose_lab.runs.timing import latency
 from pose_lab.runs.wandb import Wandb
 from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
 
@@ -198,6 +199,8 @@ def _fit_and_evaluate(
         if cfg.search is not None:
             settings = Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
             numbers |= search(trainer, method, settings, folder)
+        if cfg.latency is not None and trainer.is_global_zero:
+            numbers |= latency(trainer, method, data, cfg.latency)
     return numbers | _origin(trainer)
 
 
