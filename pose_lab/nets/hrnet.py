@@ -20,11 +20,11 @@ STRIDE = 4  # of the finest branch
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut."""
 
-    def __init__(self, channels: int, dilation: int = 1) -> None:
+    def __init__(self, channels: int, dilation: int = 1, groups: int = 1) -> None:
         super().__init__()
-        self.conv1 = _conv3(channels, channels, dilation=dilation)
+        self.conv1 = _conv3(channels, channels, dilation=dilation, groups=groups)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = _conv3(channels, channels, dilation=dilation)
+        self.conv2 = _conv3(channels, channels, dilation=dilation, groups=groups)
         self.bn2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,8 +175,8 @@ def _fusion(channels: Sequence[int], source: int, target: int) -> nn.Module:
     return nn.Sequential(*steps, _downsampled(c_in, c_out)[:2])
 
 
-def _conv3(c_in: int, c_out: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, 3, stride, padding=dilation, dilation=dilation, bias=False)
+def _conv3(c_in: int, c_out: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, 3, stride, padding=dilation, dilation=dilation, groups=groups, bias=False)
 
 
 def _downsampled(c_in: int, c_out: int, stride: int = 2) -> nn.Sequential:

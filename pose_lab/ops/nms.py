@@ -95,7 +95,7 @@ def _kept(boxes: Tensor, groups: Tensor, max_iou: float) -> Tensor:
         return kept
     table = boxes.new_zeros(len(counts), size, 4)
     table[group, rank] = boxes[order]
-    kept[order] = _greedy(_overlaps(table, max_iou))[group, rank]
+    kept[order] = greedy(_overlaps(table, max_iou))[group, rank]
     return kept
 
 
@@ -118,8 +118,11 @@ def _rounded_down(limit: float) -> float:
     return float(nearest if float(nearest) <= limit else np.nextafter(nearest, np.float32(0)))
 
 
-def _greedy(overlaps: Tensor) -> Tensor:
-    """(G, M) bool: the boxes that no kept earlier one overlaps.
+def greedy(overlaps: Tensor) -> Tensor:
+    """(G, M) bool: the candidates that no kept earlier one overlaps.
+
+    Args:
+        overlaps: (G, M, M) float, 1 where candidate i is earlier than candidate j and overlaps it, else 0.
 
     Each round settles at least one more box of every chain of overlaps, so the fixed point is the greedy result.
     """
