@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torchvision.ops import deform_conv2d
 
 from pose_lab.checkpoints.dekr import load, stacked
 from pose_lab.checkpoints.reading import StoredTensor, Weights
-from pose_lab.nets.dekr import AdaptiveBlock
+from pose_lab.nets.dekr import AdaptiveBlock, deformed
 from tests.conftest import fixture_path
 from tests.fill import fill_state
 from tests.methods.dekr_cases import fixture, net, tiny_net
@@ -93,6 +94,22 @@ def test_shapes_and_gradients(num_keypoints, separate, convolution):
     assert offsets.shape == (2, 2 * num_keypoints, 8, 12)
     (heatmaps.square().mean() + offsets.square().mean()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (1, 1), (3, 1)])
+def test_deformed_equals_torchvision(height, width):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 6, height, width), (2, 36, height, width), (6, 3, 3, 3)]
+    x, moved, weight = (torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes)
+    ours = deformed(x, 3 * moved, weight)
+    theirs = deform_conv2d(x, 3 * moved, weight, padding=1)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    for mine, other in zip(
+        torch.autograd.grad(ours.square().sum(), (x, moved, weight)),
+        torch.autograd.grad(theirs.square().sum(), (x, moved, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-2)
 
 
 def test_taps_of_a_new_adaptive_block_start_in_the_middle():
