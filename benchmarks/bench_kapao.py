@@ -13,70 +13,18 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 import pose_lab.conf
 from pose_lab.methods.kapao import Inference, Kapao, find_people
+from pose_lab.methods.kapao_scene import scene
 from pose_lab.nets.csp import CSPPose
 from pose_lab.poses import Batch, Instances
+from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import COCO, Skeleton
 
 CONFIG = yaml.safe_load((Path(pose_lab.conf.__path__[0]) / "method" / "kapao.yaml").read_text())
 FRAME, ROWS, PEOPLE = (720, 1280), 102_000, 30
 PUBLISHED_MS = 14.2  # 4.8 suppression, 9.4 fusion, on one core of the machine of the issue
-
-
-def _uniform(low: float, high: float, *shape: int) -> Tensor:
-    return torch.rand(shape) * (high - low) + low
-
-
-def scene(skeleton: Skeleton = COCO) -> Tensor:
-    """(1, 102000, C) decoded rows of 30 people with duplicates, keypoint objects and background, shuffled."""
-    torch.manual_seed(0)
-    count = len(skeleton)
-    height = _uniform(250, 500, PEOPLE)
-    size = torch.stack((0.42 * height, height), 1)
-    centre = size / 2 + torch.rand(PEOPLE, 2) * (torch.tensor(FRAME[::-1]) - size).clamp(min=0)
-    keypoints = centre[:, None] + (torch.rand(PEOPLE, count, 2) - 0.5) * size[:, None]
-    parts = [_poses(centre, size, keypoints), _keypoint_objects(keypoints)]
-    parts.append(_background(ROWS - sum(map(len, parts)), count))
-    rows = torch.cat(parts)
-    return rows[torch.randperm(len(rows))][None]
-
-
-def _poses(centre: Tensor, size: Tensor, keypoints: Tensor) -> Tensor:
-    """Each person's pose object and 8 worse copies."""
-    copies = torch.arange(PEOPLE).repeat_interleave(9)
-    first = torch.arange(len(copies)) % 9 == 0
-    shift = torch.randn(len(copies), 2) * 6 * ~first[:, None]
-    grown = torch.where(first[:, None], 1.0, _uniform(0.92, 1.08, len(copies), 2))
-    score = _uniform(0.55, 0.95, PEOPLE)[copies] * torch.where(first, 1.0, _uniform(0.3, 0.95, len(copies)))
-    classes = torch.zeros(len(copies), keypoints.shape[1] + 1)
-    classes[:, 0] = 0.9
-    points = (keypoints[copies] + shift[:, None]).flatten(1)
-    return torch.cat((centre[copies] + shift, size[copies] * grown, score[:, None], classes, points), 1)
-
-
-def _keypoint_objects(keypoints: Tensor) -> Tensor:
-    """Four objects on 80 % of the keypoints."""
-    person, kind = torch.nonzero(torch.rand(keypoints.shape[:2]) < 0.8, as_tuple=True)
-    person, kind = person.repeat_interleave(4), kind.repeat_interleave(4)
-    count = len(person)
-    classes = torch.zeros(count, keypoints.shape[1] + 1)
-    classes[torch.arange(count), kind + 1] = 0.95
-    side = 64 * _uniform(0.9, 1.1, count, 1).expand(-1, 2)
-    place = keypoints[person, kind] + 2.5 * torch.randn(count, 2)
-    rest = torch.rand(count, 2 * keypoints.shape[1]) * FRAME[1]
-    return torch.cat((place, side, _uniform(0.25, 0.95, count, 1), classes, rest), 1)
-
-
-def _background(count: int, num_keypoints: int) -> Tensor:
-    """Rows of low objectness anywhere."""
-    objectness = torch.exp(-10.5 + 2 * torch.randn(count, 1)).clamp(max=0.05)
-    places = torch.rand(count, 2) * torch.tensor(FRAME[::-1])
-    sizes = _uniform(20, 200, count, 2)
-    points = torch.rand(count, 2 * num_keypoints) * FRAME[1]
-    return torch.cat((places, sizes, objectness, torch.rand(count, num_keypoints + 1) * 0.3, points), 1)
 
 
 def _milliseconds(action: Callable[[], Any], repeats: int) -> float:
@@ -91,12 +39,12 @@ def _milliseconds(action: Callable[[], Any], repeats: int) -> float:
 
 def post_processing(repeats: int = 50) -> list[dict[str, Any]]:
     """From decoded rows to people in the original picture."""
-    rows, settings = scene(), Inference(**CONFIG["inference"])
+    rows, settings = scene(PEOPLE, ROWS, FRAME, len(COCO)), Inference(**CONFIG["inference"])
     maps, sizes = torch.eye(2, 3, dtype=torch.float64)[None], torch.tensor([FRAME])
 
     def action() -> None:
         image_index, row = torch.nonzero(rows[..., 4] > settings.threshold, as_tuple=True)
-        find_people(rows[0].index_select(0, row), image_index, maps, sizes, settings)
+        find_people(rows[0].index_select(0, row), image_index, len(COCO), maps, sizes, settings)
 
     value = _milliseconds(action, repeats)
     what = "KAPAO post-processing, 30 people, 102,000 rows"
@@ -107,7 +55,7 @@ def _batch(images: int, size: int, per_image: int, skeleton: Skeleton) -> Batch:
     torch.manual_seed(0)
     count, num_keypoints = images * per_image, len(skeleton)
     corner = torch.rand(count, 2) * size / 2
-    sides = _uniform(0.2, 0.5, count, 2) * size
+    sides = (0.2 + 0.3 * torch.rand(count, 2)) * size
     points = corner[:, None] + torch.rand(count, num_keypoints, 2) * sides[:, None]
     visibility = torch.randint(0, 3, (count, num_keypoints, 1))
     people = Instances(
@@ -127,7 +75,7 @@ def _batch(images: int, size: int, per_image: int, skeleton: Skeleton) -> Batch:
 def _method(size: int, width: float) -> Kapao:
     net = {key: value for key, value in CONFIG["net"].items() if not key.startswith("_")}
     net |= {"width": width, "depth": 0.33, "anchor_scale": size / 1280}
-    left_out = ("defaults", "name", "_target_", "skeleton", "net", "image_size")
+    left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
     numbers = {key: value for key, value in CONFIG.items() if key not in left_out}
     return Kapao(COCO, lambda num_keypoints: CSPPose(num_keypoints, **net), image_size=size, **numbers)
 

@@ -9,11 +9,18 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import statistics
+import subprocess
+import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
@@ -133,7 +140,24 @@ def peers(truth: Annotations, skeleton: Skeleton, found: Predictions) -> dict[st
             return np.array(evaluator.stats[:10])
 
         evaluators["faster-coco-eval"] = run
+    with contextlib.suppress(ImportError):
+        evaluators["hotcoco"] = _by_hotcoco(content, results, skeleton)
     return evaluators
+
+
+def _by_hotcoco(content: dict, results: list[dict], skeleton: Skeleton) -> Callable[[], np.ndarray]:
+    hotcoco = importlib.import_module("hotcoco")
+    truth = hotcoco.COCO(content)
+
+    def run() -> np.ndarray:
+        evaluator = hotcoco.COCOeval(truth, truth.load_res(results), "keypoints")
+        evaluator.params.kpt_oks_sigmas = list(skeleton.sigmas or ())
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+        return np.array(evaluator.stats[:10])
+
+    return run
 
 
 def _coco_style(
@@ -155,6 +179,69 @@ def _coco_style(
     return run
 
 
+def memory() -> dict:
+    """Megabytes by which a process grows at most while it evaluates COCO val."""
+    truth = people(5000, 2.2, COCO, crowd=False)
+    found = detections(truth, 20)
+    ours(*_small())  # whatever is loaded on first use
+    process, peak, ended = psutil.Process(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.001):
+            peak = max(peak, process.memory_info().rss)
+
+    before = process.memory_info().rss
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    ours(truth, COCO, found)
+    ended.set()
+    watcher.join()
+    return {
+        "what": "OKS AP, COCO val, memory at its peak",
+        "value": (peak - before) / 1e6,
+        "unit": "MB",
+        "target": "< 100",
+    }
+
+
+def _small() -> tuple[Annotations, Skeleton, Predictions]:
+    truth = people(50, 2.2, COCO, crowd=False)
+    return truth, COCO, detections(truth, 20)
+
+
+def large_file(megabytes: int = 100) -> list[dict]:
+    """Reading a results file of that size: seconds, and megabytes of memory at the peak, in a process of its own."""
+    truth = people(5000, 2.2, COCO, crowd=False)
+    records = coco_results(truth, detections(truth, 4))
+    with tempfile.TemporaryDirectory() as folder:
+        gt, dt = Path(folder, "gt.json"), Path(folder, "dt.json")
+        gt.write_text(json.dumps(coco_json(truth)))
+        text = json.dumps(records)[1:-1]
+        with dt.open("w") as file:
+            file.write("[" + text)
+            for _ in range(megabytes * 10**6 // len(text)):
+                file.write(", " + text)
+            file.write("]")
+        command = [sys.executable, "-c", _MEASURED, f"gt={gt}", f"dt={dt}", "metric=coco"]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds = time.perf_counter() - start
+    what = f"a results file of {megabytes} MB"
+    return [
+        {"what": what, "value": seconds, "unit": "s", "target": ""},
+        {"what": f"{what}, memory", "value": int(done.stderr.split()[-1]) / 1e3, "unit": "MB", "target": ""},
+    ]
+
+
+_MEASURED = """
+import resource, sys
+from pose_lab import evaluate
+evaluate.main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
 def measure() -> list[dict]:
     """Rows for the table of benchmarks."""
     cases: list[tuple[str, int, float, int, Skeleton, bool, float]] = [
@@ -162,11 +249,12 @@ def measure() -> list[dict]:
         ("CrowdPose val, 2,000 images, difficulty sets", 2000, 4.0, 4, CROWDPOSE, True, 0.08),
         ("COCO val, 5,000 images x 20", 5000, 2.2, 20, COCO, False, 0.5),
     ]
-    return [
+    rows = [
         row
         for what, images, per_image, found, skeleton, crowd, target in cases
         for row in _case(what, people(images, per_image, skeleton, crowd), found, skeleton, target)
     ]
+    return [*rows, memory(), *large_file()]
 
 
 def _case(what: str, truth: Annotations, per_image: int, skeleton: Skeleton, target: float) -> list[dict]:

@@ -1,74 +1,39 @@
-"""`python -m pose_lab.evaluate gt=ANNOTATIONS dt=RESULTS metric=coco|crowdpose|ochuman`: the numbers of a results file.
+"""`python -m pose_lab.evaluate gt=ANNOTATIONS dt=RESULTS metric=NAME`: the numbers of anybody's results file.
 
-RESULTS is a COCO results file, AlphaPose's, or a folder of mmpose's files of single pictures. Further arguments:
+RESULTS is a COCO results file, AlphaPose's, or a folder of mmpose's files of single pictures; for metrics of single
+people also an array (.npy, .npz, .mat) with a row per annotated person. Further arguments:
 
-  out=FILE.json         writes the numbers under their official names
-  by=NAME,...           further tables: keypoint, crowd_index, people (per picture)
-  crowd_limits=paper    easy, medium and hard as the CrowdPose paper draws them (0.1, 0.8), not the released package
-  unknown_images=skip   leaves out results of pictures that ANNOTATIONS does not have, and counts them
-  largest=1000          megabytes of a results file that may be read
+  out=FILE.json         writes the numbers under their official names, the tables too
+  by=NAME,...           further tables of OKS: keypoint, crowd_index, people (per picture)
+  curves=FILE.csv       writes precision over recall (OKS)
+  matches=FILE.npz      writes which detection took which person (OKS), see docs/evaluation.md
   cache=FOLDER          keeps the index of ANNOTATIONS for the next time
+  data=NAME             how ANNOTATIONS is read, where the metric does not say so: conf/data
+  images=FOLDER         the pictures, for annotations that do not state their sizes; part=train, of several in a file
+  KEY=VALUE             any setting of conf/metric/NAME.yaml: unknown_images=skip, crowd_limits=paper, thresholds=[0.1]
 
 All pictures of ANNOTATIONS are evaluated, also those without results.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pose_lab.data.annotations import ReadingRules, load_annotations
-from pose_lab.data.results import Results, read_results
-from pose_lab.metrics.oks_ap import OKSAveragePrecision, extents, people_per_image, sets_of_images
-from pose_lab.metrics.parts import part_of_annotations, part_of_predictions, part_of_skeleton
-from pose_lab.poses import Annotations
+from pose_lab.evaluation import protocol
+from pose_lab.evaluation.protocol import Evaluation, Protocol
 from pose_lab.runs.files import write_json
-from pose_lab.skeletons import COCO, CROWDPOSE
 
-CROWDPOSE_AREA = 0.53  # of the box: the CrowdPose evaluation's area
-RULES = {
-    "coco": ReadingRules(COCO),
-    "ochuman": ReadingRules(COCO),
-    "crowdpose": ReadingRules(CROWDPOSE, area_factor=CROWDPOSE_AREA),
-}
-CROWD_LIMITS = {"package": (0.2, 0.8), "paper": (0.1, 0.8)}
-PEOPLE_EDGES = (1, 2, 3, 6, 11)
-CHOICES = {
-    "metric": tuple(RULES),
-    "crowd_limits": tuple(CROWD_LIMITS),
-    "unknown_images": ("error", "skip"),
-    "by": ("keypoint", "crowd_index", "people"),
-}
-DEFAULTS = {"crowd_limits": "package", "unknown_images": "error", "largest": "1000", "by": "", "out": "", "cache": ""}
 REQUIRED = ("gt", "dt", "metric")
-LINE = " Average {kind} @[ IoU={levels:<9} | {which} | maxDets={limit:>3d} ] = {value:.3f}"
-LEVELS = {"": "0.50:0.95", "50": "0.50", "75": "0.75"}
-AREAS = {"": "all", "M": "medium", "L": "large"}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the command found.
-
-    Attributes:
-        numbers: by official name.
-        tables: further numbers by table, row and official name.
-        ignored: counts of what did not take part, by reason.
-        images: how many pictures were evaluated.
-        limit: detections per picture.
-    """
-
-    numbers: dict[str, float]
-    tables: dict[str, dict[str, dict[str, float]]]
-    ignored: dict[str, int]
-    images: int
-    limit: int
+FILES = {"curves": ".csv", "matches": ".npz"}  # what only some metrics can write, and the ending it must have
+OPTIONAL = ("out", "by", *FILES, "images", "part", "cache")
+SCREEN = 80  # columns
+COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "ARM", "ARL")  # of the tables
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,138 +41,97 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
+        print("metrics: " + ", ".join(protocol.names("metric")))
         return
     try:
-        settings = parsed(arguments)
-        evaluation = evaluate(settings)
+        given = parsed(arguments)
+        evaluation = evaluate(given)
         print(report(evaluation))
-        if settings["out"]:
-            write(Path(settings["out"]), evaluation)
-    except (OSError, ValueError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        for argument in FILES:
+            if argument in given:
+                evaluation.files[argument](Path(given[argument]))
+        if "out" in given:
+            write(Path(given["out"]), evaluation)
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 
 
 def parsed(arguments: Sequence[str]) -> dict[str, str]:
-    """The settings of a command line of `key=value`.
+    """A command line of `key=value`.
 
     Raises:
-        ValueError: an unknown or missing key, or a value that is none of a key's choices.
+        ValueError: if an argument has another form or comes twice, a required one is missing, or a file's ending is
+            not that of what will be written.
     """
-    known = (*REQUIRED, *DEFAULTS)
-    settings = dict(DEFAULTS)
+    given: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key not in known:
-            raise ValueError(f"{argument!r} is none of the arguments {', '.join(f'{name}=' for name in known)}")
-        settings[key] = value
-    missing = [key for key in REQUIRED if not settings.get(key)]
+        if not equals or not key:
+            raise ValueError(f"{argument!r} is not of the form KEY=VALUE")
+        if key in given:
+            raise ValueError(f"{key}= is given twice")
+        given[key] = value
+    missing = [key for key in REQUIRED if not given.get(key)]
     if missing:
         raise ValueError(f"missing: {', '.join(f'{key}=' for key in missing)}")
-    for key, choices in CHOICES.items():
-        for value in filter(None, settings[key].split(",") if key == "by" else [settings[key]]):
-            if value not in choices:
-                raise ValueError(f"{key}={value} is none of {', '.join(choices)}")
-    _megabytes(settings)
-    return settings
+    for key, ending in FILES.items():
+        if not given.get(key, ending).endswith(ending):
+            raise ValueError(f"{key}={given[key]} must end in {ending}")
+    return given
 
 
-def _megabytes(settings: dict[str, str]) -> float:
-    try:
-        return float(settings["largest"])
-    except ValueError:
-        raise ValueError(f"largest={settings['largest']} is not a number of megabytes") from None
-
-
-def evaluate(settings: dict[str, str]) -> Evaluation:
-    """Reads both files and evaluates all pictures.
+def evaluate(given: dict[str, str]) -> Evaluation:
+    """Reads both files and computes the metric.
 
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: a file is wrong, or nobody counts in the annotations.
+        ValueError: a file or an argument is wrong, or nobody counts in the annotations.
     """
-    rules = RULES[settings["metric"]]
+    changes = {key: value for key, value in given.items() if key not in (*REQUIRED, *OPTIONAL)}
+    settings = protocol.settings_of(given["metric"], changes)
+    by = tuple(filter(None, given.get("by", "").split(",")))
+    images = Path(given["images"]) if "images" in given else None
+    rules = protocol.reading_rules(settings["data"], settings.get("skeleton"), images, given.get("part"))
+    if only_oks := [key for key in ("by", *FILES) if key in given and settings["family"] != "oks"]:
+        raise ValueError(f"{only_oks[0]}= is for metrics of OKS only")
+    family = importlib.import_module(f"pose_lab.evaluation.{settings['family']}")  # now: the help needs none of them
     with tempfile.TemporaryDirectory() as temporary:
-        annotations = load_annotations(Path(settings["gt"]), rules, Path(settings["cache"] or temporary))
-        if not people_per_image(annotations).any():
-            raise ValueError(f"{settings['gt']}: nobody counts in the evaluation (no person with labelled keypoints)")
-        unknown: Any = settings["unknown_images"]
-        results = read_results(Path(settings["dt"]), annotations, rules.skeleton, unknown, _megabytes(settings))
-        metric = OKSAveragePrecision(annotations, rules.skeleton, crowd_limits=CROWD_LIMITS[settings["crowd_limits"]])
-        metric.update(results.predictions, torch.from_numpy(annotations.image_ids.copy()))
-        return Evaluation(
-            numbers=_floats(metric.compute()),
-            tables={by: _table(by, metric, results) for by in filter(None, settings["by"].split(","))},
-            ignored=_ignored(annotations, results, metric),
-            images=len(annotations.image_ids),
-            limit=metric.max_detections,
-        )
-
-
-def _floats(numbers: dict[str, torch.Tensor]) -> dict[str, float]:
-    return {name: float(value) for name, value in numbers.items()}
-
-
-def _ignored(annotations: Annotations, results: Results, metric: OKSAveragePrecision) -> dict[str, int]:
-    unlabelled = (annotations.num_keypoints == 0) & ~annotations.ignore
-    beyond = len(results.predictions) - len(metric.matches().scores)
-    return {
-        "people without keypoints that count": int(unlabelled.sum()),
-        "crowd regions": int(annotations.ignore.sum()),
-        f"detections beyond the {metric.max_detections} best of a picture": beyond,
-        **{f"results {reason}": count for reason, count in results.left_out.items()},
-    }
-
-
-def _table(by: str, metric: OKSAveragePrecision, results: Results) -> dict[str, dict[str, float]]:
-    annotations = metric.annotations
-    if by == "keypoint":
-        return {name: _keypoint_numbers(k, metric, results) for k, name in enumerate(metric.skeleton.keypoints)}
-    if by == "people":
-        sets = sets_of_images(people_per_image(annotations), PEOPLE_EDGES)
-    else:
-        sets = sets_of_images(annotations.crowd_index, [edge / 10 for edge in range(1, 11)])
-    return {name: _floats(metric.numbers(images)) for name, images in sets.items() if images.any()}
-
-
-def _keypoint_numbers(k: int, metric: OKSAveragePrecision, results: Results) -> dict[str, float]:
-    part = OKSAveragePrecision(
-        part_of_annotations(metric.annotations, metric.skeleton, [k]),
-        part_of_skeleton(metric.skeleton, metric.skeleton.keypoints[k], [k]),
-    )
-    ids = torch.from_numpy(metric.annotations.image_ids.copy())
-    part.update(part_of_predictions(results.predictions, [k]), ids, extents(results.predictions.keypoints))
-    part.compute()
-    return _floats(part.numbers())
+        cache = Path(given.get("cache", temporary))
+        asked = Protocol(Path(given["gt"]), Path(given["dt"]), rules, settings, cache, by)
+        return family.evaluate(asked)
 
 
 def report(evaluation: Evaluation) -> str:
-    """The lines that the official tools print, further tables, and what was ignored."""
-    lines = [f"{evaluation.images} pictures; -1 means that nobody counts"]
-    for name, value in evaluation.numbers.items():
-        lines.append(_official_line(name, value, evaluation.limit))
+    """The lines that the official tool prints, further tables, and what was ignored."""
+    lines = [evaluation.heading, *evaluation.lines]
     for by, rows in evaluation.tables.items():
-        lines += ["", f"by {by}: AP, AP50, AP75, AR"]
-        lines += [
-            f" {row:<16} " + " ".join(f"{rows[row][name]:6.3f}" for name in ("AP", "AP50", "AP75", "AR"))
-            for row in rows
-        ]
+        lines += ["", *_table(by, rows)]
     lines += ["", "ignored:"]
     lines += [f" {count} {reason}" for reason, count in evaluation.ignored.items() if count] or [" nothing"]
     return "\n".join(lines)
 
 
-def _official_line(name: str, value: float, limit: int) -> str:
-    kind, rest = ("Precision  (AP)" if name.startswith("AP") else "Recall     (AR)"), name[2:]
-    which = f"crowd={rest[1:]:>6s}" if rest.startswith("_") else f"area={AREAS.get(rest, AREAS['']):>6s}"
-    return LINE.format(kind=kind, levels=LEVELS.get(rest, LEVELS[""]), which=which, limit=limit, value=value)
+def _table(by: str, rows: dict[str, dict[str, float]]) -> list[str]:
+    """Lines of at most 80 columns, whatever must be left out for that; "-" where nobody counts."""
+    known = list(next(iter(rows.values())))
+    names = [name for name in COLUMNS if name in known] or known
+    first = max(len(f"by {by}"), *map(len, rows))
+    ends = list(accumulate((max(len(name), 6) + 1 for name in names), initial=first))
+    names = [name for name, end in zip(names, ends[1:], strict=True) if end <= SCREEN]
+    lines = [f"{f'by {by}':<{first}}" + "".join(f" {name:>6}" for name in names)]
+    for row, numbers in rows.items():
+        cells = ["-" if numbers[name] == -1 else f"{numbers[name]:.3f}" for name in names]
+        aligned = (f" {cell:>{max(len(name), 6)}}" for name, cell in zip(names, cells, strict=True))
+        lines.append(f"{row:<{first}}" + "".join(aligned))
+    return lines if names == known or names[0] in COLUMNS else [*lines, "(further columns: out=FILE.json)"]
 
 
 def write(path: Path, evaluation: Evaluation) -> None:
-    """Writes the numbers as JSON: official names, further tables as `by_keypoint` and so on."""
+    """Writes the numbers as JSON: official names, tables as `by_keypoint` and so on, counts of what was ignored."""
     content: dict[str, Any] = dict(evaluation.numbers)
     content |= {f"by_{by}": rows for by, rows in evaluation.tables.items()}
-    write_json(path, content)
+    write_json(path, content | {"ignored": evaluation.ignored})
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ Shape letters: I images of a data set, B images of a batch, N people, K keypoint
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,6 +39,15 @@ class Annotations:
         num_keypoints: (N,) int32, labelled keypoints that the evaluation counts.
         pixel_shift: what was added to the file's keypoints on reading (0.5 for COCO and CrowdPose); official
             evaluations work in file coordinates, so they subtract it again.
+        sequences: (I,) fixed-width bytes, the video of each image; None where images are no videos. Like all that
+            follow, None where the data set has no such thing.
+        frames: (I,) int64, number of each image in its video.
+        track_ids: (N,) int64, who this is within the video; -1 for ignored regions.
+        head_boxes: (N, 4) float64, xyxy, original pixels; NaN where unknown.
+        joints_3d: (N, K, 3) float32, metres, camera coordinates (x right, y down, z away); NaN where unlabelled.
+        region_points: (V, 2) float64, corners of the polygons within which nothing is annotated, polygon after polygon.
+        region_index: (V,) int64, ascending: which polygon a corner belongs to.
+        region_images: (R,) int64, the image of each polygon.
     """
 
     image_ids: NDArray[np.int64]
@@ -52,6 +62,14 @@ class Annotations:
     ignore: NDArray[np.bool_]
     num_keypoints: NDArray[np.int32]
     pixel_shift: float = 0.5
+    sequences: NDArray[np.bytes_] | None = None
+    frames: NDArray[np.int64] | None = None
+    track_ids: NDArray[np.int64] | None = None
+    head_boxes: NDArray[np.float64] | None = None
+    joints_3d: NDArray[np.float32] | None = None
+    region_points: NDArray[np.float64] | None = None
+    region_index: NDArray[np.int64] | None = None
+    region_images: NDArray[np.int64] | None = None
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -60,14 +78,17 @@ class Annotations:
 
 
 class _Tensors:
-    """Moving a dataclass of tensors (and of such dataclasses) between devices."""
+    """Moving a dataclass of tensors (and of such dataclasses) between devices; None stays None."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}  # type: ignore[arg-type]
-        return replace(self, **moved)  # type: ignore[type-var]
+        return self._with_each(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})  # type: ignore[arg-type, type-var]
+        return self._with_each(lambda value: value.pin_memory())
+
+    def _with_each(self, change: Callable[[Any], Any]) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return replace(self, **{name: change(value) for name, value in values.items() if value is not None})  # type: ignore[type-var]
 
 
 @dataclass
@@ -82,6 +103,9 @@ class Instances(_Tensors):
         areas: (N,) float32, the annotation's area in square pixels of the input.
         zoom: (N,) float32, scale of the random augmentation (1 without); without letterbox scaling.
         ignore: (N,) bool, crowd regions.
+        track_ids: (N,) int64 as in `Annotations`; None where the data set has none.
+        joints_3d: (N, K, 3) float32 as in `Annotations`, metres in the camera of the original image, mirrored where the
+            picture is (no other change of the picture reaches them); None where the data set has none.
     """
 
     image_index: Tensor
@@ -91,13 +115,22 @@ class Instances(_Tensors):
     areas: Tensor
     zoom: Tensor
     ignore: Tensor
+    track_ids: Tensor | None = None
+    joints_3d: Tensor | None = None
+
+    @classmethod
+    def none(cls, num_keypoints: int) -> Instances:
+        """Nobody, with K = `num_keypoints`."""
+        number, flag, size = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.bool), torch.empty(0)
+        keypoints = torch.empty(0, num_keypoints, 3)
+        return cls(number, size.view(0, 4), keypoints, keypoints[..., 0] > 0, size, size, flag)
 
     def __len__(self) -> int:
         return len(self.image_index)
 
     def __getitem__(self, rows: Tensor) -> Instances:
         """The people selected by a mask (N,) or by indices."""
-        return Instances(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return self._with_each(lambda values: values[rows])
 
 
 @dataclass
@@ -143,3 +176,7 @@ class Predictions(_Tensors):
 
     def __len__(self) -> int:
         return len(self.image_index)
+
+    def __getitem__(self, rows: Tensor) -> Predictions:
+        """The people selected by a mask (P,) or by indices."""
+        return Predictions(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from pose_lab.runs.resolvers import SCALES
 from pose_lab.runs.search_path import FOLDERS, names
-from pose_lab.runs.train import build, train
+from pose_lab.runs.train import LABELS, build, train
 from tests.configs import composed
 from tests.conftest import ROOT, shared_data
 
@@ -45,7 +45,7 @@ def test_composes_at_every_scale(name, scale):
     assert content["name"] == name
     assert content["scale"] == scale
     assert content["training"]["epochs"] > 0
-    build(cfg.method, labels=("name",))
+    build(cfg.method, LABELS)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -66,18 +66,19 @@ class TorchFile:
             start, count = self._range(view)
             if not count:
                 return torch.empty(view.shape, dtype=storage.dtype)
-            with open(self.path, "rb") as file:
-                file.seek(start)
-                content = bytearray(file.read(count * storage.dtype.itemsize))
-            extent = self.extents[storage.key]
-            whole = len(content) == extent.size  # else there is no checksum of it
-            if len(content) < count * storage.dtype.itemsize or (
-                whole and extent.crc not in (None, zlib.crc32(content))
-            ):
-                raise ValueError("its numbers are damaged: copy or download the file again")
+            content = self._bytes(start, count * storage.dtype.itemsize, self.extents[storage.key])
         except ValueError as error:
             raise ValueError(f"{self.path}, storage {shown(storage.key)!r}: {error}") from None
         return torch.frombuffer(content, dtype=storage.dtype).as_strided(view.shape, view.strides).contiguous()
+
+    def _bytes(self, start: int, size: int, extent: Extent) -> bytearray:
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            content = bytearray(file.read(size))
+        sums = (None, zlib.crc32(content)) if size == extent.size else (extent.crc,)  # of a part there is no checksum
+        if len(content) < size or extent.crc not in sums:
+            raise ValueError("its numbers are damaged: copy or download the file again")
+        return content
 
     def _range(self, view: TensorView) -> tuple[int, int]:
         """At which byte of the file a tensor begins, and how many numbers of its storage it spans."""
@@ -86,9 +87,8 @@ class TorchFile:
         if extent is None or extent.size < size:
             held = "nothing" if extent is None else f"{extent.size} bytes"
             raise ValueError(f"it should have {size} bytes, but the file holds {held}")
-        span = (
-            1 + sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True)) if count else 0
-        )
+        steps = zip(view.shape, view.strides, strict=True)
+        span = 1 + sum((size - 1) * stride for size, stride in steps) if count else 0
         what = f"a tensor of shape {view.shape} with strides {view.strides}"
         if view.offset + span > storage.count:
             raise ValueError(f"{what} at {view.offset} does not fit into its {storage.count} numbers")
@@ -111,13 +111,13 @@ def open_torch_file(path: Path) -> TorchFile:
                 return _open_zip(path, file)
             if start.startswith(PICKLE_START):
                 return _open_legacy(path, file)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, struct.error) as error:
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, OverflowError, struct.error) as error:
             raise ValueError(f"{path} is truncated or damaged ({error}): copy or download it again") from None
         except ValueError as error:
             raise ValueError(f"{path} is not read: {error}") from None
         file.seek(0)
-        beginning = shown(repr(file.read(MAX_SHOWN)))
-    raise ValueError(f"{path} is no checkpoint of torch or safetensors; it begins with {beginning}")
+        beginning = shown(file.read(MAX_SHOWN).decode("latin-1"))
+    raise ValueError(f"{path} is no checkpoint of torch or safetensors; it begins with: {beginning}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

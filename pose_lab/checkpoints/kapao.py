@@ -96,7 +96,7 @@ def _repeats(blocks: Blocks, number: int) -> int:
 
 def _head(blocks: Blocks, stages: int) -> tuple[tuple[tuple[tuple[float, ...], ...], ...], int | None]:
     """Anchors in pixels, and the number of keypoints."""
-    number = max(blocks)
+    number = max((number for number, block in blocks.items() if "anchors" in block), default=max(blocks))
     levels, per_cell, pair = _shape(blocks, number, "anchors", 3)
     outputs, odd = divmod(_shape(blocks, number, "m.0.weight", 4)[0], per_cell)
     if pair != 2 or not 2 <= levels <= stages or odd:

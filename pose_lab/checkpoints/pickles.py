@@ -235,6 +235,8 @@ class _Machine:
             case ("storage", Name(full), str(key), str(), int(count), *views) if full in STORAGES and not any(views):
                 self.storages[key] = Storage(key, STORAGES[full], count)
                 self.push(self.storages[key])
+            case ("module", Name() as kind, *_):  # legacy: the class of a module, with its source code
+                self.push(kind)
             case _:
                 self.refuse("a reference to something outside the pickle that is no storage of numbers")
 
@@ -245,7 +247,7 @@ class _RefusedError(ValueError):
 
 def shown(text: str) -> str:
     """Text from a file as a message may show it: short, without control characters."""
-    plain = text.encode("unicode_escape").decode()
+    plain = text[: MAX_SHOWN + 1].encode("unicode_escape").decode()
     return plain if len(plain) <= MAX_SHOWN else f"{plain[:MAX_SHOWN]}..."
 
 
@@ -262,7 +264,7 @@ def _tensor(
     for sizes in (shape, strides, (offset,)):
         whole = isinstance(sizes, tuple) and len(sizes) <= MAX_DIMENSIONS
         if not (whole and all(type(size) is int and 0 <= size <= MAX_WHOLE for size in sizes)):
-            raise ValueError("shape, strides and offset of a tensor must be few whole numbers, none negative or huge")
+            raise ValueError("shape, strides and offset must be few whole numbers, none negative or huge")
     if len(shape) != len(strides):
         raise ValueError(f"{len(shape)} dimensions with {len(strides)} strides")
     return TensorView(storage, offset, shape, strides)

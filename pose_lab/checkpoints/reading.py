@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pose_lab.checkpoints.archive import open_torch_file
-from pose_lab.checkpoints.state import named_tensors
+from pose_lab.checkpoints.state import OWN, named_tensors
 
+TRAINED_BY = "trained_by"  # key of a converted file's metadata
 JSON_AT = 8  # safetensors: eight bytes of length, then a JSON object
 
 
@@ -33,11 +34,13 @@ class Weights:
         path: the file.
         format: `zip` or `legacy` (torch), `safetensors`.
         tensors: by published name.
+        own: whether this project trained them.
     """
 
     path: Path
     format: str
     tensors: Mapping[str, StoredTensor]
+    own: bool
 
 
 def open_weights(path: Path) -> Weights:
@@ -56,7 +59,7 @@ def open_weights(path: Path) -> Weights:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     tensors = {name: StoredTensor(view.shape, partial(opened.read, view)) for name, view in views.items()}
-    return Weights(path, opened.format, tensors)
+    return Weights(path, opened.format, tensors, own=isinstance(opened.value, dict) and OWN in opened.value)
 
 
 def content_hash(path: Path) -> str:
@@ -72,4 +75,4 @@ def _safetensors(path: Path) -> Weights:
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}): copy or download it again") from None
     tensors = {name: StoredTensor(shape, partial(file.get_tensor, name)) for name, shape in shapes.items()}
-    return Weights(path, "safetensors", tensors)
+    return Weights(path, "safetensors", tensors, own=(file.metadata() or {}).get(TRAINED_BY) == OWN)

@@ -67,7 +67,8 @@ def defects(folder: Path, sizes: dict[str, tuple[int, int]], found: dict[str, St
     with locked(_WHAT, store):
         sound = _sound(store)  # another process may have looked meanwhile
         unknown = _unknown(states, sound)
-        bad = _looked_at(folder, {name: sizes[name] for name in unknown})
+        print(f"Checking {len(unknown):,} images in {folder} that are not known to be sound.", flush=True)
+        bad = looked_at(folder, {name: sizes[name] for name in unknown})
         with writing(_WHAT, store.parent):
             _remember(store, sound | {name: states[name] for name in unknown if name not in bad})
     return bad
@@ -84,8 +85,8 @@ def _unknown(states: dict[str, State], sound: dict[str, State]) -> list[str]:
     return [name for name, state in states.items() if sound.get(name) != state]
 
 
-def _looked_at(folder: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, str]:
-    print(f"Checking {len(sizes):,} images in {folder} that are not known to be sound.", flush=True)
+def looked_at(folder: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, str]:
+    """As `defects`, without remembering anything."""
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(lambda name: images.defect(folder / name, sizes[name]), sizes)
         return {name: reason for name, reason in zip(sizes, reasons, strict=True) if reason}

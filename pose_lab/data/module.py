@@ -1,11 +1,11 @@
-"""The DataModule of every data set that comes in COCO's layout: COCO, CrowdPose, and one's own."""
+"""The DataModule of every data set: COCO, CrowdPose, ..., and one's own; `pose_lab/data/layouts` read their files."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from pose_lab.data import inventory
 from pose_lab.data.annotations import BadRecords, ReadingRules
 from pose_lab.data.augment import FITS, Augmentation, Fit
 from pose_lab.data.images import BadImageError
+from pose_lab.data.layouts import LAYOUTS
 from pose_lab.data.loader import EpochLoader, EpochSampler
 from pose_lab.data.samples import Samples, View
 from pose_lab.poses import Annotations
@@ -27,6 +28,7 @@ _NAMED = 5  # how many files a message names
 _log = logging.getLogger(__name__)
 
 BadImages = Literal["error", "skip"]
+POLICIES = ("error", "skip")
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class Split:
         images: folder of the images, relative to the root.
         people_only: leave out pictures without anybody who counts in the evaluation.
         limit: use only the first so many pictures; None for all.
+        part: which part of the annotation file, where it holds several splits.
     """
 
     annotations: str
     images: str
     people_only: bool = False
     limit: int | None = None
+    part: str | None = None
 
     def selection(self, annotations: Annotations) -> NDArray[np.int64]:
         """(S,) ascending rows of the images in use."""
@@ -52,12 +56,12 @@ class Split:
 
 
 class PoseDataModule(lightning.LightningDataModule):
-    """Batches (`poses.Batch`) of a data set in COCO's layout.
+    """Batches (`poses.Batch`) of a data set.
 
     Args:
         name: of the data set, in run folders and reports.
         root: folder of the data set; a relative one is taken from the working directory.
-        skeleton: name of the keypoint set.
+        skeleton: name of the keypoint set that is shown.
         annotation_folders: where below the root annotation files are looked for, in this order.
         train: the training split.
         val: the split that is evaluated.
@@ -77,6 +81,11 @@ class PoseDataModule(lightning.LightningDataModule):
         workers: loader processes.
         seed: of order and random changes.
         cache: folder for annotation indices.
+        layout: of the annotation files, one of `pose_lab.data.layouts.LAYOUTS`.
+        annotated_as: name of the files' keypoint set, None if it is the shown one; else people are mapped to it.
+        pixel_shift: added to the files' keypoints to get continuous coordinates.
+        box_margin: as `ReadingRules`.
+        least_confidence: as `ReadingRules`.
     """
 
     def __init__(
@@ -101,18 +110,32 @@ class PoseDataModule(lightning.LightningDataModule):
         workers: int,
         seed: int,
         cache: str | Path,
+        layout: str = "coco",
+        annotated_as: str | None = None,
+        pixel_shift: float = 0.5,
+        box_margin: float | None = None,
+        least_confidence: float | None = None,
     ) -> None:
         super().__init__()
         self.name, self.root, self.cache = name, Path(root), Path(cache).expanduser()
         self.skeleton = skeleton_called(skeleton)
         self.annotation_folders, self.splits = list(annotation_folders), {"train": train, "val": val}
-        self.rules = ReadingRules(self.skeleton, area_factor, bad_records=_one_of("bad_records", bad_records))
+        self.rules = ReadingRules(
+            skeleton=skeleton_called(annotated_as or skeleton),
+            area_factor=area_factor,
+            pixel_shift=pixel_shift,
+            bad_records=_one_of("bad_records", bad_records, POLICIES),
+            layout=_one_of("layout", layout, tuple(LAYOUTS)),
+            box_margin=box_margin,
+            least_confidence=least_confidence,
+            shown=self.skeleton if annotated_as not in (None, skeleton) else None,
+        )
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.frame = (height, width)
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.augment, self.drop_last, self.pad_value = augment, drop_last, pad_value
         self.val_fit, self.val_stride = _one_of("val_fit", val_fit, FITS), val_stride
-        self.bad_images = _one_of("bad_images", bad_images)
+        self.bad_images = _one_of("bad_images", bad_images, POLICIES)
         if val_fit == "demo" and val_batch_size != 1:
             raise ValueError("data.val_fit demo gives each picture a frame of its own: set data.val_batch_size=1")
         self.workers, self.seed = workers, seed
@@ -131,7 +154,7 @@ class PoseDataModule(lightning.LightningDataModule):
         """
         self._check_layout()
         for name in self.splits:
-            reading.indexed(self.annotation_file(name), self.rules, self.cache)
+            reading.indexed(self.annotation_file(name), self.rules_of(name), self.cache)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the indices and check that all images are there; with `bad_images` "skip" also that they can be shown.
@@ -173,7 +196,9 @@ class PoseDataModule(lightning.LightningDataModule):
         It does not depend on where the files lie; also before `setup`, whose errors it raises.
         """
         self.setup()
-        parts = [reading.fingerprint(self.annotation_file(name), self.rules, self.cache) for name in self.splits]
+        parts = [
+            reading.fingerprint(self.annotation_file(name), self.rules_of(name), self.cache) for name in self.splits
+        ]
         parts += [repr((split.people_only, split.limit)) for split in self.splits.values()]
         parts += [self._files[name] for name in self.splits]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
@@ -221,6 +246,11 @@ class PoseDataModule(lightning.LightningDataModule):
         candidates = [self.root / folder / file for folder in self.annotation_folders]
         return next((path for path in candidates if path.exists()), candidates[0])
 
+    def rules_of(self, name: str) -> ReadingRules:
+        """How the annotation file of split "train" or "val" is read."""
+        split = self.splits[name]
+        return replace(self.rules, part=split.part, images=self.root / split.images)
+
     def _loader(self, name: str, view: View, sampler: EpochSampler) -> EpochLoader:
         folder = self.root / self.splits[name].images
         samples = Samples(self._indexed[name], folder, self.skeleton, view, self._rows[name])
@@ -254,7 +284,7 @@ class PoseDataModule(lightning.LightningDataModule):
 
     def _open(self, name: str) -> None:
         """Open a split's index and take stock of its image files."""
-        self._indexed[name] = reading.load_annotations(self.annotation_file(name), self.rules, self.cache)
+        self._indexed[name] = reading.load_annotations(self.annotation_file(name), self.rules_of(name), self.cache)
         rows = self.splits[name].selection(self._indexed[name])
         files = [file.decode() for file in self._indexed[name].file_names[rows].tolist()]
         found = inventory.listing(self.root / self.splits[name].images, files)
@@ -282,7 +312,7 @@ class PoseDataModule(lightning.LightningDataModule):
         return bad
 
 
-def _one_of(field: str, value: Any, choices: Sequence[str] = ("error", "skip")) -> Any:
+def _one_of(field: str, value: Any, choices: Sequence[str]) -> Any:
     if value not in choices:
         raise ValueError(f"data.{field} must be one of {', '.join(choices)}, but it is {value!r}")
     return value

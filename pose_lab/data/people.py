@@ -24,6 +24,8 @@ class People:
         keypoints: (N, K, 3) float64.
         areas: (N,) float64.
         ignore: (N,) bool.
+        track_ids: (N,) int64, or None.
+        joints_3d: (N, K, 3) float32, or None.
     """
 
     source_row: Tensor
@@ -31,6 +33,8 @@ class People:
     keypoints: Tensor
     areas: Tensor
     ignore: Tensor
+    track_ids: Tensor | None = None
+    joints_3d: Tensor | None = None
 
 
 def people_of(annotations: Annotations, starts: NDArray[np.int64], images: NDArray[np.int64]) -> People:
@@ -50,6 +54,8 @@ def people_of(annotations: Annotations, starts: NDArray[np.int64], images: NDArr
         keypoints=torch.from_numpy(annotations.keypoints[rows].astype(np.float64)),
         areas=torch.from_numpy(annotations.areas[rows]),
         ignore=torch.from_numpy(annotations.ignore[rows]),
+        track_ids=None if annotations.track_ids is None else torch.from_numpy(annotations.track_ids[rows]),
+        joints_3d=None if annotations.joints_3d is None else torch.from_numpy(annotations.joints_3d[rows]),
     )
 
 
@@ -81,8 +87,15 @@ def carried(people: People, plan: Plan, flip: tuple[int, ...], keep_cut: bool) -
         areas=(people.areas * warps.area_scale(plan.source_to_frame)[row]).float(),
         zoom=plan.zoom[frame_index].float(),
         ignore=people.ignore,
+        track_ids=people.track_ids,
+        joints_3d=None if people.joints_3d is None else mirrored_joints(people.joints_3d, mirrored, flip),
     )
     return instances[meets_frame(boxes, plan.frame)]
+
+
+def mirrored_joints(joints: Tensor, mirrored: Tensor, flip: tuple[int, ...]) -> Tensor:
+    """Joints (N, K, 3) in camera coordinates, of which the people of a mask (N,) are exchanged left for right."""
+    return torch.where(mirrored[:, None, None], joints[:, list(flip)] * joints.new_tensor((-1, 1, 1)), joints)
 
 
 def placed_keypoints(keypoints: Tensor, place: Tensor, limits: Tensor, keep_cut: bool) -> tuple[Tensor, Tensor]:

@@ -1,56 +1,76 @@
 """Reading results files of other programs, in the three layouts that are common.
 
 - COCO: a list of records `image_id` (a number), `keypoints` (x, y, score of each), `score`. mmpose's evaluation writes
-  it too.
+  it too. COCO-WholeBody's records have the further lists `foot_kpts`, `face_kpts`, `lefthand_kpts`, `righthand_kpts`
+  and may have scores of these parts; all keypoints in one list are read as well.
 - AlphaPose: the same with the picture's file name as `image_id`.
 - mmpose's inference: a folder with one JSON file per picture, named as the picture is (or `results_` before it): a list
   of people, or an object that holds it as `instance_info`; each person has `keypoints` (pairs), `keypoint_scores`,
   `bbox` and `bbox_score`. There is no score of the pose, so it is made as mmpose's evaluation makes it: the box's score
   times the mean of the keypoints' scores above 0.2.
 
-Coordinates in the files are pixel indices, as in the annotation file. Every error names the record.
+A record may name the annotated person that it belongs to (`annotation_id`). Coordinates are pixel indices, as in the
+annotation file. Every error names the record. A file is read in pieces: its numbers are kept, not its text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from pose_lab.data.json_stream import list_elements
 from pose_lab.poses import Annotations, Predictions
 from pose_lab.skeletons import Skeleton
 
 PERSON = 1  # COCO's category
 KEYPOINT_COUNTS_FROM = 0.2  # mmpose's rescoring leaves out keypoints with a lower score
+# The lists and scores that COCO-WholeBody's results have beside `keypoints` and `score`; scores by the skeleton's part
+PART_FIELDS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
+PART_SCORES = {
+    "foot": "foot_score",
+    "face": "face_score",
+    "left_hand": "lefthand_score",
+    "right_hand": "righthand_score",
+    "whole_body": "wholebody_score",
+}
+EXPECTED = (
+    "a list of records with image_id, keypoints and score; for mmpose's files of single pictures give their folder"
+)
+RECORDS_AT_A_TIME = 1 << 12
 UnknownImages = Literal["error", "skip"]
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a results file holds.
+    """What a results file holds; P people by image, in file order within an image.
 
     Attributes:
         predictions: float64, pixels of the original images; `image_index` points into the annotations' images.
         left_out: how many records were left out, by reason.
+        records: (P,) int64, the index of each person's record in the file.
+        annotation_ids: (P,) int64, the annotated person that the record names, -1 for none.
+        part_scores: (P,) float64 by part, for the parts that have scores of their own in every record.
     """
 
     predictions: Predictions
     left_out: dict[str, int]
+    records: NDArray[np.int64]
+    annotation_ids: NDArray[np.int64]
+    part_scores: dict[str, Tensor]
 
 
 def read_results(
-    path: Path,
-    annotations: Annotations,
-    skeleton: Skeleton,
-    unknown_images: UnknownImages = "error",
-    largest: float = float("inf"),
+    path: Path, annotations: Annotations, skeleton: Skeleton, unknown_images: UnknownImages = "error"
 ) -> Results:
     """Reads a results file, or a folder of them, and checks every record.
 
@@ -59,7 +79,6 @@ def read_results(
         annotations: of the images that the results are about.
         skeleton: whose keypoints every record must have.
         unknown_images: whether records of images without annotations are an error or left out and counted.
-        largest: megabytes; a larger file is refused before it fills the memory (reading needs about ten times as much).
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -67,56 +86,51 @@ def read_results(
     """
     if not path.exists():
         raise FileNotFoundError(f"results {path} do not exist")
-    records = _folder_records(path, largest) if path.is_dir() else _file_records(path, largest)
-    people = [(n, record) for n, record in enumerate(records) if record.get("category_id", PERSON) == PERSON]
-    left_out = {"of another category than person": len(records) - len(people)}
-    _refuse_repeated_ids(path, people)
-    rows, known = _rows_of_images(path, people, annotations, unknown_images)
-    left_out["of images without annotations"] = len(people) - len(known)
-    return Results(_predictions(path, known, rows, annotations, skeleton), left_out)
+    records = _folder_records(path) if path.is_dir() else _file_records(path)
+    reader = _Reader(path, annotations, skeleton, unknown_images)
+    numbered = enumerate(records)
+    while piece := list(islice(numbered, RECORDS_AT_A_TIME)):
+        reader.read(piece)
+    return reader.results()
 
 
-def _file_records(path: Path, largest: float) -> list[Record]:
-    records = _parsed(path, largest)
-    if not isinstance(records, list):
-        raise ValueError(
-            f"{path} holds {_kind(records)}, expected a list of records with image_id, keypoints and score; "
-            "for mmpose's files of single pictures give their folder"
-        )
-    for n, record in enumerate(records):
+def _file_records(path: Path) -> Iterator[Record]:
+    for n, record in enumerate(list_elements(path, EXPECTED)):
         if not isinstance(record, dict):
             raise ValueError(f"{path}: record {n} is {_kind(record)}, expected an object")
         missing = [field for field in ("image_id", "keypoints", "score") if field not in record]
         if missing:
             raise ValueError(f"{path}: record {n} has no {' and no '.join(missing)}")
-    return records
-
-
-def _parsed(path: Path, largest: float) -> Any:
-    size = path.stat().st_size / 1e6
-    if size > largest:
-        raise ValueError(f"{path} has {size:.0f} MB, more than the {largest:g} MB that may be read")
-    try:
-        return json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} ({size:.1f} MB) is cut off or not JSON: {error}") from None
+        yield record
 
 
 def _kind(value: Any) -> str:
-    for kind, name in ((dict, "an object"), (list, "a list"), (str, "text")):
+    for kind, name in ((dict, "an object"), (list, "a list"), (str, "text"), (bool, "true or false")):
         if isinstance(value, kind):
             return name
     return "null" if value is None else "a number"
 
 
-def _folder_records(folder: Path, largest: float) -> list[Record]:
+def _folder_records(folder: Path) -> Iterator[Record]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise ValueError(f"{folder} holds no .json file")
-    return [record for file in files for record in _people_of_picture(file, _parsed(file, largest))]
+    seen: dict[str, Path] = {}
+    for file in files:
+        if (first := seen.setdefault(_picture(file), file)) != file:
+            raise ValueError(f"{file} and {first.name} are of the same picture")
+        yield from _people_of_picture(file)
 
 
-def _people_of_picture(file: Path, content: Any) -> Iterable[Record]:
+def _picture(file: Path) -> str:
+    return file.stem.removeprefix("results_")
+
+
+def _people_of_picture(file: Path) -> Iterator[Record]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is cut off or not JSON: {error}") from None
     people = content.get("instance_info") if isinstance(content, dict) else content
     if not isinstance(people, list):
         raise ValueError(f"{file} holds neither a list of people nor an object with `instance_info`")
@@ -131,45 +145,152 @@ def _people_of_picture(file: Path, content: Any) -> Iterable[Record]:
 def _as_record(file: Path, n: int, person: Record) -> Record:
     try:
         scores = np.array(person["keypoint_scores"], dtype=np.float64).reshape(-1)
-        keypoints = np.column_stack([np.array(person["keypoints"], dtype=np.float64).reshape(-1, 2), scores])
+        keypoints = np.column_stack([np.array(person["keypoints"], dtype=np.float64).reshape(len(scores), 2), scores])
         box_score = float(person["bbox_score"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: keypoints or scores of person {n} cannot be read: {error}") from None
     sure = scores[scores > KEYPOINT_COUNTS_FROM]
-    score = box_score * (sure.mean() if len(sure) else 0.0)
-    return {"image_id": file.stem.removeprefix("results_"), "keypoints": keypoints.reshape(-1), "score": score}
+    score = box_score * (float(sure.mean()) if len(sure) else 0.0)
+    return {"image_id": _picture(file), "keypoints": keypoints.reshape(-1).tolist(), "score": score}
 
 
-def _refuse_repeated_ids(path: Path, people: Sequence[tuple[int, Record]]) -> None:
-    seen: dict[Any, int] = {}
-    for n, record in people:
-        if isinstance(record.get("id"), int) and seen.setdefault(record["id"], n) != n:
-            raise ValueError(f"{path}: record {n} has the id {record['id']} of record {seen[record['id']]}")
+class _Reader:
+    """Collects the numbers of records, some at a time."""
+
+    def __init__(self, path: Path, annotations: Annotations, skeleton: Skeleton, unknown_images: UnknownImages) -> None:
+        self.path, self.annotations, self.skeleton, self.unknown_images = path, annotations, skeleton, unknown_images
+        self.rows_by_id = {image: row for row, image in enumerate(annotations.image_ids.tolist())}
+        self.rows_by_name = _rows_by_name(annotations)
+        self.record_of_id: dict[int, int] = {}
+        self.left_out = {"of another category than person": 0, "of images without annotations": 0}
+        self.pieces: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] = []
+
+    def read(self, piece: Sequence[tuple[int, Record]]) -> None:
+        """Checks and keeps some numbered records."""
+        people = [(n, record) for n, record in piece if record.get("category_id", PERSON) == PERSON]
+        self.left_out["of another category than person"] += len(piece) - len(people)
+        self._refuse_repeated_ids(people)
+        rows, known = self._rows_of_images(people)
+        self.left_out["of images without annotations"] += len(people) - len(known)
+        if not known:
+            return
+        indices = np.array(
+            [(row, n, self._annotation_id(n, record)) for row, (n, record) in zip(rows, known, strict=True)]
+        )
+        count = 3 * len(self.skeleton)
+        keypoints = self._numbers([(n, _keypoints(record)) for n, record in known], "keypoints", count)
+        scores = self._numbers([(n, [record["score"]]) for n, record in known], "score", 1)
+        parts = [self._part_scores(known, field) for field in PART_SCORES.values()]
+        self.pieces.append((indices, keypoints.reshape(len(known), -1, 3), np.concatenate([scores, *parts], 1)))
+
+    def results(self) -> Results:
+        """All that was kept, by image."""
+        none = (np.empty((0, 3), np.int64), np.empty((0, len(self.skeleton), 3)), np.empty((0, 1 + len(PART_SCORES))))
+        indices, scores = (np.concatenate([piece[at] for piece in (*self.pieces, none)]) for at in (0, 2))
+        place = np.empty(len(indices), np.int64)
+        order = np.argsort(indices[:, 0], kind="stable")
+        place[order] = np.arange(len(order))
+        keypoints = np.empty((len(indices), len(self.skeleton), 3))
+        start = 0
+        while self.pieces:  # a piece is let go once it stands in its place, so that nothing is in memory twice
+            piece = self.pieces.pop(0)[1]
+            keypoints[place[start : start + len(piece)]] = piece
+            start += len(piece)
+        return self._sorted(indices[order], torch.from_numpy(keypoints), torch.from_numpy(scores[order]))
+
+    def _sorted(self, indices: NDArray[np.int64], found: Tensor, scores: Tensor) -> Results:
+        xy = found[..., :2].add_(self.annotations.pixel_shift)
+        parts = {part: scores[:, 1 + at] for at, part in enumerate(PART_SCORES)}
+        return Results(
+            predictions=Predictions(
+                image_index=torch.from_numpy(indices[:, 0].copy()),
+                keypoints=xy,
+                keypoint_scores=found[..., 2],
+                scores=scores[:, 0].contiguous(),
+                boxes=torch.cat([xy.amin(1), xy.amax(1)], 1),
+            ),
+            left_out=self.left_out,
+            records=indices[:, 1],
+            annotation_ids=indices[:, 2],
+            part_scores={part: values for part, values in parts.items() if len(values) and values.isfinite().all()},
+        )
+
+    def _refuse_repeated_ids(self, people: Sequence[tuple[int, Record]]) -> None:
+        for n, record in people:
+            own = record.get("id")
+            if isinstance(own, int) and (first := self.record_of_id.setdefault(own, n)) != n:
+                raise ValueError(f"{self.path}: record {n} has the id {own} of record {first}")
+
+    def _rows_of_images(self, people: Sequence[tuple[int, Record]]) -> tuple[list[int], list[tuple[int, Record]]]:
+        """Each record's row among the annotations' images, and the records that have one."""
+        rows, known = [], []
+        for n, record in people:
+            image = record["image_id"]
+            row = self.rows_by_name.get(_stem(image)) if isinstance(image, str) else self._row_by_id(image)
+            if row is not None:
+                rows.append(row)
+                known.append((n, record))
+            elif self.unknown_images == "error":
+                raise ValueError(
+                    f"{self.path}: record {n} is of image {image!r}, which the annotations do not have "
+                    "(unknown_images=skip leaves such records out)"
+                )
+        return rows, known
+
+    def _row_by_id(self, image: Any) -> int | None:
+        return self.rows_by_id.get(image) if isinstance(image, int) and not isinstance(image, bool) else None
+
+    def _annotation_id(self, n: int, record: Record) -> int:
+        own = record.get("annotation_id", -1)
+        if not isinstance(own, int) or isinstance(own, bool) or own.bit_length() > 63:
+            raise ValueError(f"{self.path}: annotation_id of record {n} is not a whole number")
+        return own
+
+    def _part_scores(self, known: Sequence[tuple[int, Record]], field: str) -> NDArray[np.float64]:
+        """(records, 1) scores of a part, NaN where a record has none."""
+        having = [(n, [record[field]]) for n, record in known if field in record]
+        values = np.full((len(known), 1), np.nan)
+        if having:
+            values[[field in record for _, record in known]] = self._numbers(having, field, 1)
+        return values
+
+    def _numbers(self, values: Sequence[tuple[int, Any]], field: str, count: int) -> NDArray[np.float64]:
+        """(records, count) numbers; the first record that has others is named."""
+        array = _finite([value for _, value in values], count)
+        if array is not None:
+            return array
+        n, wrong = next((n, wrong) for n, value in values if (wrong := self._wrong(value, count)))
+        raise ValueError(f"{self.path}: {field} of record {n} {wrong}")
+
+    def _wrong(self, value: Any, count: int) -> str | None:
+        if _finite([value], count) is not None:
+            return None
+        kinds = {_kind(element) for element in value} if isinstance(value, list) else {_kind(value)}
+        if kinds - {"a number"}:
+            return f"holds {' and '.join(sorted(kinds - {'a number'}))} where numbers should be"
+        if not isinstance(value, list) or len(value) != count:
+            amount = len(value) if isinstance(value, list) else 1
+            return f"has {amount} numbers, expected {count} (skeleton {self.skeleton.name})"
+        return "is NaN or infinite"
 
 
-def _rows_of_images(
-    path: Path, people: Sequence[tuple[int, Record]], annotations: Annotations, unknown_images: UnknownImages
-) -> tuple[NDArray[np.int64], list[tuple[int, Record]]]:
-    """Each record's row among the annotations' images, and the records that have one."""
-    rows_by_id = {int(image): row for row, image in enumerate(annotations.image_ids)}
-    rows_by_name = _rows_by_name(annotations)
-    rows, known = [], []
-    for n, record in people:
-        image = record["image_id"]
-        row = rows_by_name.get(_stem(image)) if isinstance(image, str) else _row_by_id(rows_by_id, image)
-        if row is not None:
-            rows.append(row)
-            known.append((n, record))
-        elif unknown_images == "error":
-            raise ValueError(
-                f"{path}: record {n} is of image {image!r}, which the annotations do not have "
-                "(unknown_images=skip leaves such records out)"
-            )
-    return np.array(rows, dtype=np.int64), known
+def _keypoints(record: Record) -> Any:
+    """The record's list of keypoints; COCO-WholeBody's lists of parts are put together."""
+    parts: list[Any] = [record.get(field) for field in PART_FIELDS]
+    return list(chain.from_iterable(parts)) if all(isinstance(part, list) for part in parts) else record["keypoints"]
 
 
-def _row_by_id(rows: dict[int, int], image: Any) -> int | None:
-    return rows.get(image) if isinstance(image, int) and not isinstance(image, bool) else None
+def _finite(lists: Sequence[Any], count: int) -> NDArray[np.float64] | None:
+    """(n, count) the numbers of n lists; None if anything is not a list of so many finite numbers."""
+    if not all(type(values) is list and len(values) == count for values in lists):
+        return None
+    if not set(map(type, chain.from_iterable(lists))) <= {int, float}:
+        return None
+    try:
+        array = np.array(lists, np.float64)
+    except OverflowError:  # a whole number that no float holds
+        return None
+    return array if np.isfinite(array).all() else None
 
 
 def _rows_by_name(annotations: Annotations) -> dict[str, int]:
@@ -182,50 +303,3 @@ def _rows_by_name(annotations: Annotations) -> dict[str, int]:
 
 def _stem(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).stem
-
-
-def _predictions(
-    path: Path,
-    people: Sequence[tuple[int, Record]],
-    rows: NDArray[np.int64],
-    annotations: Annotations,
-    skeleton: Skeleton,
-) -> Predictions:
-    keypoints = _numbers(path, people, "keypoints", 3 * len(skeleton), skeleton).reshape(-1, len(skeleton), 3)
-    scores = _numbers(path, people, "score", 1, skeleton)[:, 0]
-    order = np.argsort(rows, kind="stable")
-    found = torch.from_numpy(keypoints[order])
-    xy = found[..., :2] + annotations.pixel_shift
-    return Predictions(
-        image_index=torch.from_numpy(rows[order]),
-        keypoints=xy,
-        keypoint_scores=found[..., 2],
-        scores=torch.from_numpy(scores[order]),
-        boxes=torch.cat([xy.amin(1), xy.amax(1)], 1),
-    )
-
-
-def _numbers(
-    path: Path, people: Sequence[tuple[int, Record]], field: str, count: int, skeleton: Skeleton
-) -> NDArray[np.float64]:
-    """(records, count) numbers of a field; the first record that has others is named."""
-    values = np.empty((len(people), count))
-    for row, (n, record) in enumerate(people):
-        wrong = _wrong(record[field], field, count, skeleton)
-        if wrong:
-            raise ValueError(f"{path}: {field} of record {n} {wrong}")
-        values[row] = record[field]
-    return values
-
-
-def _wrong(value: Any, field: str, count: int, skeleton: Skeleton) -> str | None:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        return "is not a plain list of numbers"
-    if array.dtype.kind not in "iuf":
-        return "holds something else than numbers"
-    if array.shape != ((count,) if field == "keypoints" else ()):
-        expected = f"{count} numbers (skeleton {skeleton.name})" if field == "keypoints" else "one number"
-        return f"has {array.size} numbers, expected {expected}"
-    return None if np.isfinite(array).all() else "is NaN or infinite"

@@ -7,19 +7,20 @@ network sees in pictures (`candidates`) and how people are made of that (`people
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from pose_lab.checkpoints.filling import fill
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.optimisation import MovingAverage, Optimisation
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
-from pose_lab.poses import Batch, Predictions
+from pose_lab.poses import Annotations, Batch, Predictions
 from pose_lab.skeletons import Skeleton, skeleton
 
 
@@ -34,7 +35,14 @@ class PoseMethod(LightningModule):
             it is a mean over pictures.
 
     Subclasses implement `losses`, `candidates` and `people`.
+
+    Attributes:
+        inference: what `people` does, a frozen dataclass of the method's own.
+        candidates_type: what `candidates` gives, a dataclass of tensors.
     """
+
+    inference: Any
+    candidates_type: ClassVar[type]
 
     def __init__(
         self,
@@ -48,7 +56,7 @@ class PoseMethod(LightningModule):
         self.net = net.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPUs and GPUs
         self.optimisation = Optimisation.from_config(optimisation)
         self.sum_over_batch = sum_over_batch
-        self.metric: OKSAveragePrecision | None = None
+        self.metrics = nn.ModuleList()
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -65,6 +73,10 @@ class PoseMethod(LightningModule):
     @abstractmethod
     def people(self, candidates: Any, batch: Batch) -> Predictions:
         """The post-processing: candidates of a batch -> people, in pixels of the original images."""
+
+    def crowd(self, batch: Batch, people: int) -> Any:
+        """Candidates as `candidates` would give them if every picture showed so many people: to time `people` on."""
+        raise NotImplementedError(f"{type(self).__name__} cannot draw candidates")
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Predictions:
@@ -96,7 +108,11 @@ class PoseMethod(LightningModule):
                 f"the method's skeleton is {self.skeleton.name!r}, the data's is {data.skeleton.name!r}: set both from "
                 "data.skeleton"
             )
-        self.metric = OKSAveragePrecision(data.val_annotations, self.skeleton)
+        self.metrics = nn.ModuleList(self.make_metrics(data.val_annotations))
+
+    def make_metrics(self, annotations: Annotations) -> list[Metric]:
+        """What is measured against the ground truth of the validation split; each computes numbers by name."""
+        return [OKSAveragePrecision(annotations, self.skeleton)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: sums the losses and logs each of them."""
@@ -110,18 +126,32 @@ class PoseMethod(LightningModule):
         return total * len(batch) * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:  # type: ignore[override]
-        """Finds people and counts them into the metric; the result is for callbacks that draw or write it."""
+        """Finds people and counts them into the metrics; the result is for callbacks that draw or write it."""
         predictions = self.predict(batch)
-        assert self.metric is not None
-        self.metric.update(predictions, batch.image_ids)
+        self.count(predictions, batch)
         return predictions
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the metric's numbers as `val/AP`, ..."""
-        assert self.metric is not None
-        numbers = {f"val/{name}": value for name, value in self.metric.compute().items()}
+        """Logs the metrics' numbers as `val/AP`, ..."""
+        numbers = {f"val/{name}": value for name, value in self.measured().items()}
         self.log_dict(numbers, rank_zero_only=False, sync_dist=False)
-        self.metric.reset()
+
+    def count(self, predictions: Predictions, batch: Batch) -> None:
+        """Counts what was found in a batch into the metrics."""
+        for metric in self._metrics:
+            metric.update(predictions, batch.image_ids)
+
+    def measured(self) -> dict[str, Tensor]:
+        """The metrics' numbers over all processes, after which they start anew."""
+        numbers: dict[str, Tensor] = {}
+        for metric in self._metrics:
+            numbers |= metric.compute()
+            metric.reset()
+        return numbers
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+        """The candidates of a batch, for those who repeat the post-processing."""
+        return self.candidates(batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser of the recipe."""
@@ -151,6 +181,10 @@ class PoseMethod(LightningModule):
         if batch_idx % accumulate == 0 == batch_idx % trainer.accumulate_grad_batches:  # between two optimiser steps
             trainer.accumulate_grad_batches = accumulate
         self.log("train/lr", lr)
+
+    @property
+    def _metrics(self) -> Iterable[Metric]:
+        return cast(Iterable[Metric], self.metrics)
 
     @property
     def _global_batch(self) -> int:

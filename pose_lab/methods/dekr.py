@@ -573,6 +573,8 @@ class Dekr(PoseMethod):
     """
 
     net: DEKRNet
+    inference: Inference
+    candidates_type = Candidates
     mean: Tensor
     deviation: Tensor
     mirrored: Tensor

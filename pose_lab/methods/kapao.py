@@ -6,7 +6,8 @@ Multi-Person Human Pose Estimation", ECCV 2022, arXiv 2111.08557. In the paper's
 
 Shape letters: B images, N people, K keypoints, L levels, A anchors per level, T objects, M matches of objects and
 anchors, R rows (all anchors of all cells of an image), P found people, C = 3 K + 6 outputs per anchor: box (4),
-objectness, K + 1 classes (0: pose, k + 1: keypoint k), K pairs x, y. Pixels are the input's unless said otherwise.
+objectness, K + 1 classes (0: pose, k + 1: keypoint k), K pairs x, y; with `net.keypoint_confidence`, which is ours, K
+confidences more. Pixels are the input's unless said otherwise.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 
 from pose_lab.checkpoints import kapao as published
+from pose_lab.checkpoints.filling import fill
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.base import PoseMethod
+from pose_lab.methods.kapao_scene import scene
+from pose_lab.metrics.fusion_rate import FusionRate
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
-from pose_lab.ops.nms import ranks, suppress
+from pose_lab.ops.nms import suppress
 from pose_lab.ops.passes import Pass, passes
-from pose_lab.poses import Batch, Instances, Predictions
+from pose_lab.poses import Annotations, Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 from pose_lab.skeletons import skeleton as named_skeleton
 
@@ -246,10 +251,12 @@ def kapao_losses(raw: Sequence[Tensor], matches: Matches, level_weights: Sequenc
 
     Returns:
         `box`: 1 - complete IoU; `objectness`: cross-entropy against the IoU, over all cells; `class`: cross-entropy
-        over classes; `keypoints`: distance in cells over visible keypoints of pose objects.
+        over classes; `keypoints`: distance in cells over visible keypoints of pose objects. Where the network has
+        confidences (ours), `confidence`: cross-entropy against which keypoints of pose objects are visible.
     """
     flat = torch.cat([level.flatten(3) for level in raw], -1)
-    first = FIRST_CLASS + _num_classes(flat.shape[2])
+    num_keypoints = matches.visible.shape[1]
+    first = FIRST_CLASS + 1 + num_keypoints
     objects_raw, keypoints_raw = flat.split((first, flat.shape[2] - first), 2)
     found = objects_raw[matches.image, matches.anchor, :, matches.cell].float()
     iou = complete_iou(_decode_boxes(found, matches.anchors), matches.boxes)
@@ -257,17 +264,24 @@ def kapao_losses(raw: Sequence[Tensor], matches: Matches, level_weights: Sequenc
     # cross-entropy against one class of several independent ones
     entropy = F.softplus(classes).sum(1) - classes.gather(1, matches.categories[:, None])[:, 0]
     level, image, anchor, cell = (x[matches.pose] for x in (matches.level, matches.image, matches.anchor, matches.cell))
-    points = _decode_keypoints(keypoints_raw[image, anchor, :, cell].float(), matches.anchors[matches.pose])
+    of_poses = keypoints_raw[image, anchor, :, cell].float()
+    points, confidences = of_poses.tensor_split((2 * num_keypoints,), 1)
+    points = _decode_keypoints(points, matches.anchors[matches.pose])
     distance = (points - matches.keypoints).norm(dim=-1)
     share = _mean_weights(matches.level, torch.ones_like(iou), len(raw))
     keypoint_share = _mean_weights(level, matches.visible.sum(1).to(iou), len(raw))
     weights = _cell_weights(raw, level_weights)
-    return {
+    terms = {
         "box": ((1 - iou) * share).sum(),
         "objectness": _objectness_loss(objects_raw[:, :, OBJECTNESS], matches, iou.detach(), weights),
         "class": (entropy * share).sum() / classes.shape[1],
         "keypoints": (distance.where(matches.visible, 0).sum(1) * keypoint_share).sum(),
     }
+    if confidences.shape[1]:
+        entropy = F.binary_cross_entropy_with_logits(confidences, matches.visible.to(confidences), reduction="none")
+        pose_share = _mean_weights(level, torch.ones_like(keypoint_share), len(raw))
+        terms["confidence"] = (entropy.mean(1) * pose_share).sum()
+    return terms
 
 
 def _mean_weights(level: Tensor, counts: Tensor, num_levels: int) -> Tensor:
@@ -296,11 +310,6 @@ def _objectness_loss(logits: Tensor, matches: Matches, iou: Tensor, weights: Ten
     return (F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none") * weights).sum()
 
 
-def _num_classes(columns: int) -> int:
-    """K + 1 from C = 5 + (K + 1) + 2 K."""
-    return (columns - FIRST_CLASS + 2) // 3
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Decoding (section 3.3); distances in the unit of the anchors
 # ---------------------------------------------------------------------------------------------------------------------
@@ -317,37 +326,43 @@ def _decode_keypoints(found: Tensor, anchors: Tensor) -> Tensor:
     return (found.sigmoid() * 4 - 2).unflatten(1, (-1, 2)) * anchors[:, None]
 
 
-def decode(raw: Sequence[Tensor], anchors: Tensor, strides: Sequence[int], threshold: float) -> tuple[Tensor, Tensor]:
+def decode(
+    raw: Sequence[Tensor], anchors: Tensor, strides: Sequence[int], num_keypoints: int, threshold: float
+) -> tuple[Tensor, Tensor]:
     """Objects in input pixels from the raw outputs; rows of low objectness are never decoded.
 
     Args:
         raw: L outputs (B, A, C, ny, nx) before the logistic.
         anchors: (L, A, 2) width and height in pixels.
         strides: pixels per cell of each level.
+        num_keypoints: K.
         threshold: rows with this objectness or less are left out; a negative one keeps all.
 
     Returns:
-        (M, C) rows: centre, size, objectness, classes, keypoints; and (M,) their image, ascending. Within an image the
-        order is level, anchor, row, column.
+        (M, C) rows: centre, size, objectness, classes, keypoints, confidences if there are; and (M,) their image,
+        ascending. Within an image the order is level, anchor, row, column.
     """
     levels = zip(raw, anchors, strides, strict=True)
-    parts = [_decode_level(level.float(), sizes, stride, threshold) for level, sizes, stride in levels]
+    parts = [_decode_level(level.float(), sizes, stride, num_keypoints, threshold) for level, sizes, stride in levels]
     rows = torch.cat([part[0] for part in parts])
     image_index = torch.cat([part[1] for part in parts])
     order = torch.argsort(image_index, stable=True)
     return rows[order], image_index[order]
 
 
-def _decode_level(raw: Tensor, anchors: Tensor, stride: int, threshold: float) -> tuple[Tensor, Tensor]:
+def _decode_level(
+    raw: Tensor, anchors: Tensor, stride: int, num_keypoints: int, threshold: float
+) -> tuple[Tensor, Tensor]:
     image, anchor, row, column = torch.nonzero(raw[:, :, OBJECTNESS].sigmoid() > threshold, as_tuple=True)
     found = raw[image, anchor, :, row, column]
     sizes, cells = anchors[anchor], torch.stack((column, row), 1)
     boxes = _decode_boxes(found, sizes)
     centres = (boxes[:, :2] + cells) * stride
-    first = FIRST_CLASS + _num_classes(raw.shape[2])
-    keypoints = _decode_keypoints(found[:, first:], sizes) + (cells * stride)[:, None]
+    first = FIRST_CLASS + 1 + num_keypoints
+    points, confidences = found[:, first:].tensor_split((2 * num_keypoints,), 1)
+    keypoints = _decode_keypoints(points, sizes) + (cells * stride)[:, None]
     scores = found[:, OBJECTNESS:first].sigmoid()
-    return torch.cat((centres, boxes[:, 2:], scores, keypoints.flatten(1)), 1), image
+    return torch.cat((centres, boxes[:, 2:], scores, keypoints.flatten(1), confidences.sigmoid()), 1), image
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -435,63 +450,68 @@ class Detections:
         return Detections(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
-def detect(rows: Tensor, image_index: Tensor, settings: Inference) -> tuple[Detections, Detections]:
-    """Pose objects and keypoint objects among decoded rows (M, C): the best class of each, then suppression."""
-    scores, categories = rows[:, FIRST_CLASS : FIRST_CLASS + _num_classes(rows.shape[1])].max(1)
+def detect(rows: Tensor, image_index: Tensor, num_keypoints: int, settings: Inference) -> tuple[Detections, Detections]:
+    """Pose objects and keypoint objects among decoded rows (M, C): the best class of each, then suppression.
+
+    The two kinds are suppressed apart. As published, they share one pass, with one limit of their number, where the
+    thresholds allow it.
+    """
+    scores, categories = rows[:, FIRST_CLASS : FIRST_CLASS + 1 + num_keypoints].max(1)
     scores = scores * rows[:, OBJECTNESS]
-
-    def above(wanted: Tensor) -> Detections:
-        number = torch.nonzero(wanted)[:, 0]
-        boxes = to_corners(rows[number, :BOX_COLUMNS])
-        return Detections(number, image_index[number], boxes, scores[number], categories[number])
-
-    if settings.pose_iou == settings.keypoint_iou and settings.keypoint_confidence >= settings.pose_confidence:
-        # published: one pass does when the thresholds allow it, with one limit for both kinds
-        both = _suppressed(above(scores > settings.pose_confidence), settings.pose_iou, settings)
-        sure = both.scores >= settings.keypoint_confidence
-        return both[both.categories == POSE], both[(both.categories != POSE) & sure]
-    poses = above((categories == POSE) & (scores > settings.pose_confidence))
-    keypoints = above((categories != POSE) & (scores > settings.keypoint_confidence))
-    return _suppressed(poses, settings.pose_iou, settings), _suppressed(keypoints, settings.keypoint_iou, settings)
-
-
-def _suppressed(found: Detections, max_iou: float, settings: Inference) -> Detections:
+    joint = settings.pose_iou == settings.keypoint_iou and settings.keypoint_confidence >= settings.pose_confidence
+    keypoint_confidence = settings.pose_confidence if joint else settings.keypoint_confidence
+    enough = torch.where(categories == POSE, settings.pose_confidence, keypoint_confidence)
+    number = torch.nonzero(scores > enough)[:, 0]
+    boxes = to_corners(rows[number, :BOX_COLUMNS])
+    found = Detections(number, image_index[number], boxes, scores[number], categories[number])
+    images = int(image_index[-1]) + 1 if len(image_index) else 0
+    groups = found.image_index if joint else found.image_index + images * (found.categories != POSE)
+    max_ious = [settings.pose_iou] * images + [settings.keypoint_iou] * images * (not joint)
     limits = (settings.max_candidates, settings.max_detections, settings.class_offset)
-    return found[suppress(found.boxes, found.scores, found.categories, found.image_index, max_iou, *limits)]
+    found = found[suppress(found.boxes, found.scores, found.categories, groups, max_ious, *limits)]
+    is_pose = found.categories == POSE
+    return found[is_pose], found[~is_pose & (found.scores >= settings.keypoint_confidence)]
 
 
 def find_people(
-    rows: Tensor, image_index: Tensor, to_original: Tensor, sizes: Tensor, settings: Inference
+    rows: Tensor, image_index: Tensor, num_keypoints: int, to_original: Tensor, sizes: Tensor, settings: Inference
 ) -> Predictions:
     """Poses of a batch from decoded rows.
 
     Args:
         rows: (M, C) from `decode`.
         image_index: (M,) int64, ascending.
+        num_keypoints: K.
         to_original: (B, 2, 3) map from pixels of the input to pixels of the original image.
         sizes: (B, 2) height and width of the original images.
         settings: thresholds and choices.
 
     Returns:
-        Poses in original pixels. A keypoint's score is that of the keypoint object that replaced it, else 0.
+        Poses in original pixels. A keypoint's score is that of the keypoint object that replaced it, else 0. Where the
+        rows hold confidences (ours), it is else the confidence times the pose's score, only a better object replaces
+        the keypoint, and the pose is ranked by its score times its mean confidence.
     """
-    poses, objects_found = detect(rows, image_index, settings)
-    first = FIRST_CLASS + _num_classes(rows.shape[1])
-    keypoints = _mapped(rows[poses.rows, first:], to_original[poses.image_index])
-    boxes = clip(_mapped(poses.boxes, to_original[poses.image_index]), sizes[poses.image_index])
+    poses, objects_found = detect(rows, image_index, num_keypoints, settings)
+    found = rows[poses.rows, FIRST_CLASS + 1 + num_keypoints :]
+    frames = sizes[poses.image_index]
+    points = torch.cat((poses.boxes, found[:, : 2 * num_keypoints]), 1)
+    boxes, keypoints = _mapped(points, to_original[poses.image_index]).tensor_split((BOX_COLUMNS,), 1)
+    boxes = clip(boxes, frames)
     if settings.clip_keypoints == "first_two":
-        seen = keypoints[:, :4]
-        keypoints = torch.cat((clip(seen, sizes[poses.image_index]), keypoints[:, 4:]), 1)
+        keypoints = torch.cat((clip(keypoints[:, :4], frames), keypoints[:, 4:]), 1)
     keypoints = keypoints.unflatten(1, (-1, 2))
-    confidences = torch.zeros_like(keypoints[..., 0])
+    # without confidences of its own a pose holds none, and whatever is near enough replaces its keypoints
+    own = found[:, 2 * num_keypoints :]
+    confidences = own * poses.scores[:, None] if own.shape[1] else torch.zeros_like(keypoints[..., 0])
     if settings.fusion:
         able = torch.nonzero(poses.scores > settings.fusion_confidence)[:, 0]
         centres = _object_centres(objects_found, to_original, sizes, settings)
-        fused = fuse(keypoints[able], poses.image_index[able], centres, objects_found, settings.fusion_distance)
+        held = confidences[able] if own.shape[1] else None
+        fused = fuse(keypoints[able], poses.image_index[able], centres, objects_found, settings.fusion_distance, held)
         keypoints[able], confidences[able] = fused
     if settings.clip_keypoints == "all":
-        keypoints = clip(keypoints, sizes[poses.image_index][:, None])
-    return Predictions(
+        keypoints = clip(keypoints, frames[:, None])
+    people = Predictions(
         image_index=poses.image_index,
         # published weights count keypoints from pixel centres; we count from the corner of the first pixel
         keypoints=keypoints + 0.5 if settings.pixel_centres else keypoints,
@@ -499,6 +519,15 @@ def find_people(
         scores=poses.scores,
         boxes=boxes.round() if settings.round_boxes else boxes,
     )
+    return _rescored(people, own.mean(1)) if own.shape[1] else people
+
+
+def _rescored(people: Predictions, factors: Tensor) -> Predictions:
+    """People whose scores are multiplied by factors (P,), again by falling score within an image."""
+    scores = people.scores * factors
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(people.image_index[order], stable=True)]
+    return replace(people, scores=scores)[order]
 
 
 def _mapped(points: Tensor, maps: Tensor) -> Tensor:
@@ -517,80 +546,72 @@ def _object_centres(found: Detections, to_original: Tensor, sizes: Tensor, setti
 
 
 def fuse(
-    keypoints: Tensor, pose_image: Tensor, centres: Tensor, found: Detections, max_distance: float
+    keypoints: Tensor,
+    pose_image: Tensor,
+    centres: Tensor,
+    found: Detections,
+    max_distance: float,
+    held: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Replaces keypoints of poses by keypoint objects of the same kind nearby.
 
     Objects come by falling score; each goes to the pose whose keypoint, perhaps already replaced, is nearest at that
-    moment, and replaces it unless it was replaced before or is too far. Keypoint kinds and images do not touch each
-    other, so all of them proceed together, one object each per round.
+    moment, and replaces it unless it was replaced before or is too far. Instead of one object after the other, all
+    decide at once from a guess of who replaced what, until the guess repeats itself: the first n objects are right
+    after n rounds, so the end is the same; chains are short.
 
     Args:
         keypoints: (P, K, 2) of the poses that take part.
         pose_image: (P,) their image, ascending.
         centres: (Q, 2) of the keypoint objects.
         found: the keypoint objects, by image and falling score.
-        max_distance: in the unit of the coordinates.
+        max_distance: objects as far as this or farther replace nothing; in the unit of the coordinates.
+        held: (P, K) the confidences of the keypoints, which only objects with higher scores replace; None: 0.
 
     Returns:
-        (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else 0.
+        (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else what it held.
     """
-    num_keypoints = keypoints.shape[1]
-    if not len(keypoints) or not len(found.scores):
-        return keypoints, torch.zeros_like(keypoints[..., 0])
-    kind = found.image_index * num_keypoints + found.categories - 1
-    order = torch.argsort(kind, stable=True)
-    kind, rank = kind[order], ranks(kind[order])
-    pose_kind = pose_image[:, None] * num_keypoints + torch.arange(num_keypoints, device=kind.device)
-    slot = ranks(pose_image)[:, None].expand_as(pose_kind)
-    kinds = int(torch.maximum(kind[-1], pose_kind[-1, -1])) + 1
-    places = _table(centres[order], kind, rank, kinds)
-    taker = _takers(places, _table(keypoints, pose_kind, slot, kinds), max_distance)[pose_kind, slot]
-    replaced = taker < places.shape[1]
-    taker = taker.clamp(max=places.shape[1] - 1)
-    scores = _table(found.scores[order, None], kind, rank, kinds)[pose_kind, taker, 0]
-    return places[pose_kind, taker].where(replaced[..., None], keypoints), scores.where(replaced, 0)
+    unfused = torch.zeros_like(keypoints[..., 0]) if held is None else held
+    if not len(keypoints) or not len(centres):
+        return keypoints, unfused
+    slots = _slots(keypoints, pose_image, found)
+    nowhere, nobody = keypoints[..., 0].numel(), len(centres)  # the last slot, of no pose; the last taker, no object
+    number = torch.arange(nobody, device=slots.device)
+
+    def claims(distances: Tensor) -> Tensor:
+        """(P K + 1,) the first object for which each slot is nearest."""
+        distance, nearest = distances.min(1)
+        slot = slots.gather(1, nearest[:, None])[:, 0].where(distance < max_distance, nowhere)
+        if held is not None:
+            slot = slot.where(found.scores > F.pad(held.flatten(), (0, 1))[slot], nowhere)
+        takers = number.new_full((nowhere + 1,), nobody).scatter_reduce_(0, slot, number, "amin")
+        takers[nowhere] = nobody
+        return takers
+
+    own = _distances(F.pad(keypoints.flatten(0, 1), (0, 0, 0, 1), value=torch.inf)[slots], centres)
+    places, takers, before = F.pad(centres, (0, 0, 0, 1)), claims(own), None
+    while before is None or not torch.equal(takers, before):
+        taker, before = takers[slots], takers
+        takers = claims(_distances(places[taker], centres).where(taker < number[:, None], own))
+    takers = takers[:nowhere].view_as(keypoints[..., 0])
+    replaced = takers < nobody
+    scores = F.pad(found.scores, (0, 1))[takers]
+    return places[takers].where(replaced[..., None], keypoints), scores.where(replaced, unfused)
 
 
-def _table(values: Tensor, kind: Tensor, rank: Tensor, kinds: int) -> Tensor:
-    """(..., D) values laid out as (kinds, ranks, D); infinite where there are none."""
-    table = values.new_full((kinds, int(rank.max()) + 1, values.shape[-1]), torch.inf)
-    table[kind, rank] = values
-    return table
+def _slots(keypoints: Tensor, pose_image: Tensor, found: Detections) -> Tensor:
+    """(Q, S) the number p K + k of the keypoints that an object can replace, P K where its image has fewer poses."""
+    first = torch.searchsorted(pose_image, found.image_index)
+    count = torch.searchsorted(pose_image, found.image_index, right=True) - first
+    pose = torch.arange(int(count.max()), device=count.device)
+    slots = (first[:, None] + pose) * keypoints.shape[1] + (found.categories - 1)[:, None]
+    return slots.where(pose < count[:, None], keypoints[..., 0].numel())
 
 
-def _takers(places: Tensor, current: Tensor, max_distance: float) -> Tensor:
-    """(kinds, S + 1) the object that replaces each pose's keypoint, Q where none does.
-
-    Instead of one object after the other, all decide at once from a guess of who replaced what before them, until the
-    guess repeats itself. The first n objects are right after n rounds, so the end is the same; chains are short.
-
-    Args:
-        places: (kinds, Q, 2) objects by falling score.
-        current: (kinds, S, 2) the poses' own keypoints.
-        max_distance: objects as far as this or farther replace nothing.
-    """
-    kinds, count, _ = places.shape
-    # one more column each: "no pose is near enough", and the never used place of "no object"
-    to_poses = F.pad(_distances(places[:, :, None], current[:, None], max_distance), (0, 1), value=max_distance)
-    to_objects = F.pad(_distances(places[:, :, None], places[:, None], max_distance), (0, 1))
-    number = torch.arange(count, device=places.device).expand(kinds, count)
-    takers = number.new_full((kinds, to_poses.shape[2]), count)
-    while True:
-        moved = to_objects.gather(2, takers[:, None].expand_as(to_poses))
-        nearest = torch.where(number[..., None] > takers[:, None], moved, to_poses).argmin(2)
-        again = torch.full_like(takers, count).scatter_reduce(1, nearest, number, "amin")
-        again[:, -1] = count
-        if torch.equal(again, takers):
-            return takers
-        takers = again
-
-
-def _distances(places: Tensor, others: Tensor, max_distance: float) -> Tensor:
-    """(...) distances of points (..., 2); infinite from `max_distance` on."""
-    x, y = (places - others).unbind(-1)
-    distances = (x * x + y * y).sqrt()
-    return distances.where(distances < max_distance, torch.inf)
+def _distances(points: Tensor, centres: Tensor) -> Tensor:
+    """(Q, S) from points (Q, S, 2) to centres (Q, 2)."""
+    x, y = (points - centres[:, None]).unbind(-1)
+    return (x * x + y * y).sqrt()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -620,7 +641,7 @@ class Kapao(PoseMethod):
         optimisation: see the base class.
         labels: arguments of `Labels`.
         max_ratio: an anchor fits an object if neither side differs by this factor or more.
-        gains: weights of the terms `box`, `objectness`, `class`, `keypoints`.
+        gains: weights of the terms `box`, `objectness`, `class`, `keypoints`, `confidence`.
         gain_reference: what the gains were chosen for: `image_size`, `levels`, `classes`; None: use them as they are.
         image_size: side of the input in pixels, or height and width; the longer one scales the objectness gain.
         level_weights: weights of the levels' objectness.
@@ -632,7 +653,9 @@ class Kapao(PoseMethod):
         ValueError: if the numbers of levels or keypoints do not fit each other.
     """
 
+    candidates_type = Candidates
     net: CSPPose
+    inference: Inference
     strides: Tensor
     mirrored: Tensor
 
@@ -673,7 +696,12 @@ class Kapao(PoseMethod):
 
     def load_weights(self, weights: Weights) -> str:
         """All of KAPAO's, or the trunk of a YOLOv5 detector's."""
-        return published.load(self.net, weights)
+        return fill(self.net, weights) if self.net.keypoint_confidence else published.load(self.net, weights)
+
+    def make_metrics(self, annotations: Annotations) -> list[Metric]:
+        """Average precision, and how often fusion replaces keypoints."""
+        told_apart = self.inference.fusion and not self.net.keypoint_confidence  # by a score above 0
+        return [*super().make_metrics(annotations), *([FusionRate(annotations, self.skeleton)] if told_apart else [])]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The four terms of the loss, times their gains."""
@@ -699,26 +727,39 @@ class Kapao(PoseMethod):
     def _seen(self, images: Tensor, one: Pass) -> tuple[Tensor, Tensor]:
         """`decode`d rows of one pass, in pixels of the input."""
         raw = self.net(one.view(images, max(self.net.strides), self.inference.pad))
-        rows, image_index = decode(raw, self.net.anchors, self.net.strides, self.inference.threshold)
+        rows, image_index = decode(
+            raw, self.net.anchors, self.net.strides, len(self.skeleton), self.inference.threshold
+        )
         return (rows if one.is_plain else self._back(rows, one, images.shape[3])), image_index
 
     def _back(self, rows: Tensor, one: Pass, width: int) -> Tensor:
         """Rows (M, C) of a pass over pictures that are `width` wide, as if found in the pictures themselves."""
-        first = FIRST_CLASS + _num_classes(rows.shape[1])
-        centres, sizes, scores, keypoints = rows.split((2, 2, first - 4, rows.shape[1] - first), 1)
-        keypoints = one.points_back(keypoints.unflatten(1, (-1, 2)), width)
+        flip, count = self.mirrored, len(self.mirrored)
+        own = count * self.net.keypoint_confidence
+        centres, sizes, scores, kinds, points, confidences = rows.split((2, 2, 2, count, 2 * count, own), 1)
+        keypoints = one.points_back(points.unflatten(1, (-1, 2)), width)
         if one.flip:
-            keypoints = keypoints[:, self.mirrored]
-            objectness, pose, kinds = scores.split((1, 1, len(self.mirrored)), 1)
-            scores = torch.cat((objectness, pose, kinds[:, self.mirrored]), 1)
-        return torch.cat((one.points_back(centres, width), sizes / one.scale, scores, keypoints.flatten(1)), 1)
+            keypoints, kinds, confidences = keypoints[:, flip], kinds[:, flip], confidences[:, flip[:own]]
+        centres, sizes = one.points_back(centres, width), sizes / one.scale
+        return torch.cat((centres, sizes, scores, kinds, keypoints.flatten(1), confidences), 1)
 
     def people(self, candidates: Candidates, batch: Batch) -> Predictions:
         """Suppression and fusion: the people found, in pixels of the original images."""
         published = self.inference.mapping == "published"
         shape = batch.images.shape[-2:]
         to_original = published_map(batch.sizes, shape) if published else _inverted(batch.to_input)
-        return find_people(candidates.rows, candidates.image_index, to_original, batch.sizes, self.inference)
+        found = candidates.rows, candidates.image_index, len(self.skeleton)
+        return find_people(*found, to_original, batch.sizes, self.inference)
+
+    def crowd(self, batch: Batch, people: int) -> Candidates:
+        """Drawn candidates of a batch, see `kapao_scene`."""
+        height, width = batch.images.shape[-2:]
+        per_cell = self.net.anchors.shape[1]
+        count = per_cell * sum((height // stride) * (width // stride) for stride in self.net.strides)
+        drawn = [scene(people, count, (height, width), len(self.skeleton), image)[0] for image in range(len(batch))]
+        above = [rows[rows[:, OBJECTNESS] > self.inference.threshold] for rows in drawn]
+        image_index = torch.arange(len(batch)).repeat_interleave(torch.tensor([len(rows) for rows in above]))
+        return Candidates(torch.cat(above).to(batch.images.device), image_index.to(batch.images.device))
 
 
 def _normalised(images: Tensor) -> Tensor:
@@ -774,4 +815,7 @@ def _check_numbers(labels: Labels, num_keypoints: int, level_weights: Sequence[f
     if isinstance(sides, Sequence) and len(sides) not in (1, num_keypoints):
         raise ValueError(f"labels.keypoint_box has {len(sides)} values; give one, or {num_keypoints}, one per keypoint")
     if len(level_weights) != len(strides):
-        raise ValueError(f"level_weights has {len(level_weights)} values, but net.anchors has {len(strides)} levels")
+        raise ValueError(
+            f"method.level_weights has {len(level_weights)} values, but net.anchors has {len(strides)} levels; with a "
+            "published checkpoint use scale=paper, whose recipe has its levels"
+        )

@@ -151,21 +151,21 @@ class AUC(JointErrors):
 
     Args:
         keypoints: names of the K keypoints.
-        size: pixels.
+        pixels: the size.
         steps: number of thresholds.
         **kwargs: `torchmetrics.Metric`'s.
     """
 
     higher_is_better = True
 
-    def __init__(self, keypoints: Sequence[str], size: float = 30, steps: int = 20, **kwargs: Any) -> None:
+    def __init__(self, keypoints: Sequence[str], pixels: float = 30, steps: int = 20, **kwargs: Any) -> None:
         super().__init__(keypoints, **kwargs)
-        self.size = size
+        self.pixels = pixels
         self.steps = steps
 
     def compute(self) -> dict[str, Tensor]:
         """`AUC`, in [0, 1]."""
-        errors = self.rows() / self.size
+        errors = self.rows() / self.pixels
         means = [correct_shares(errors, step / self.steps, False).nanmean() for step in range(self.steps)]
         return {"AUC": torch.stack(means).mean().to(self.device)}
 

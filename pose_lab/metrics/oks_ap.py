@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from pose_lab.metrics.rows import joined, refuse, refuse_unless_finite
 from pose_lab.ops.oks import (
     Curves,
+    Pairs,
     People,
     greedy_match,
     keypoint_similarity,
@@ -31,6 +32,7 @@ THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 RECALLS: NDArray[np.float64] = np.linspace(0, 1, 101)
 SIZE_RANGES = {"all": (0.0, 1e10), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 NEARLY_ONE = 1 - 1e-10  # the highest similarity that is ever demanded
+DETECTIONS_AT_A_TIME = 1 << 14  # whose similarities are in memory together
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Matches:
         scores: (D,) float64.
         areas: (D,) float64, extent of the detected keypoints in square pixels.
         ignored: (A, T, D) bool, neither right nor wrong.
-        pair: (A, T, D) int64, the row of the two arrays below that the detection took, -1 for none.
+        pair: (A, T, D) int32, the row of the two arrays below that the detection took, -1 for none.
         person: (P,) int64, row of the annotations.
         similarity: (P,) float64, OKS.
         counted: (A, N) bool for all N people of the annotations: counted in the size range, in an evaluated image.
@@ -76,7 +78,7 @@ class Matches:
 
 
 def _pick(values: Tensor, rows: Tensor, otherwise: float) -> Tensor:
-    return torch.cat([values, values.new_tensor([otherwise])])[rows]  # row -1 is the appended one
+    return torch.cat([values, values.new_tensor([otherwise])])[rows.long()]  # row -1 is the appended one
 
 
 class OKSAveragePrecision(Metric):
@@ -157,9 +159,7 @@ class OKSAveragePrecision(Metric):
         """
         self._check(predictions, image_ids)
         image_index = predictions.image_index
-        best_first = torch.argsort(predictions.scores, descending=True, stable=True)
-        order = best_first[torch.argsort(image_index[best_first], stable=True)]
-        kept = order[rank_within(image_index[order]) < self.max_detections]
+        kept = best_of_images(image_index, predictions.scores, self.max_detections)
         self.image_ids.append(image_ids.long())
         self.detections_per_image.append(torch.bincount(image_index[kept], minlength=len(image_ids)))
         self.scores.append(predictions.scores[kept].double())
@@ -262,12 +262,8 @@ class OKSAveragePrecision(Metric):
     def _match(self) -> Matches:
         found, evaluated = self._detections()
         truth = _GroundTruth.of(self.annotations, evaluated)
-        pairs = pair_up(found.image_index, truth.first_person)
-        sigmas = torch.tensor(self.skeleton.sigmas, dtype=torch.float64)
-        similarity = keypoint_similarity(pairs, found.keypoints - self.annotations.pixel_shift, truth.people, sigmas)
         thresholds = torch.from_numpy(THRESHOLDS.clip(max=NEARLY_ONE))
-        near = (similarity >= thresholds[0]).nonzero().squeeze(1)
-        pairs, similarity = pairs[near], similarity[near]
+        pairs, similarity = self._near_pairs(found, truth, thresholds[0])
         counted = truth.counted()
         pair = greedy_match(pairs, similarity, rank_within(found.image_index), counted, truth.ignore, thresholds)
         took_uncounted = _pick_per_range(~counted[:, pairs.person], pair)
@@ -285,6 +281,22 @@ class OKSAveragePrecision(Metric):
             evaluated=torch.from_numpy(evaluated),
         )
 
+    def _near_pairs(self, found: _Detections, truth: _GroundTruth, lowest: Tensor) -> tuple[Pairs, Tensor]:
+        """Pairs that reach the lowest threshold, and their similarity (P,); some detections at a time, for memory."""
+        keypoints = joined(self.keypoints)
+        sigmas = torch.tensor(self.skeleton.oks_sigmas, dtype=torch.float64)
+        near_pairs, near_similarity = [], []
+        for start in range(0, max(len(found.rows), 1), DETECTIONS_AT_A_TIME):
+            block = slice(start, start + DETECTIONS_AT_A_TIME)
+            pairs = pair_up(found.image_index[block], truth.first_person)
+            xy = keypoints[found.rows[block]].sub_(self.annotations.pixel_shift)
+            similarity = keypoint_similarity(pairs, xy, truth.people, sigmas)
+            near = (similarity >= lowest).nonzero().squeeze(1)
+            near_pairs.append(Pairs(pairs.detection[near] + start, pairs.person[near]))
+            near_similarity.append(similarity[near])
+        detection, person = (torch.cat([getattr(p, side) for p in near_pairs]) for side in ("detection", "person"))
+        return Pairs(detection, person), torch.cat(near_similarity)
+
     def _detections(self) -> tuple[_Detections, NDArray[np.bool_]]:
         """The detections of each image once, ascending by image, and the images seen (I,)."""
         ids = joined(self.image_ids)
@@ -299,8 +311,20 @@ class OKSAveragePrecision(Metric):
         evaluated = np.zeros(len(self.annotations.image_ids), dtype=bool)
         evaluated[image_of_row.numpy()] = True
         rows = kept[order]
-        states = (joined(state)[rows] for state in (self.scores, self.areas, self.keypoints))
-        return _Detections(image_index[order], *states), evaluated
+        return _Detections(image_index[order], rows, joined(self.scores)[rows], joined(self.areas)[rows]), evaluated
+
+
+def best_of_images(image_index: Tensor, scores: Tensor, limit: int) -> Tensor:
+    """The rows of the best detections of each image, by image, best first; of equal scores the earlier row.
+
+    Args:
+        image_index: (P,) int64.
+        scores: (P,).
+        limit: how many are kept of an image.
+    """
+    best_first = torch.argsort(scores, descending=True, stable=True)
+    order = best_first[torch.argsort(image_index[best_first], stable=True)]
+    return order[rank_within(image_index[order]) < limit]
 
 
 def extents(keypoints: Tensor) -> Tensor:
@@ -308,20 +332,25 @@ def extents(keypoints: Tensor) -> Tensor:
     return (keypoints.amax(1).double() - keypoints.amin(1).double()).prod(1)
 
 
-def sets_of_images(values: NDArray[np.float64], edges: Sequence[float]) -> dict[str, NDArray[np.bool_]]:
+def sets_of_images(
+    values: NDArray[np.float64], edges: Sequence[float], whole_numbers: bool = False
+) -> dict[str, NDArray[np.bool_]]:
     """Images sorted into intervals [edge, next edge) of a number per image, for `OKSAveragePrecision.numbers`.
 
     Args:
         values: (I,) e.g. `annotations.crowd_index` or `people_per_image(annotations)`; NaN belongs nowhere.
         edges: ascending; below the first and from the last on are intervals too.
+        whole_numbers: name intervals by the numbers in them: "2", "3 to 5".
 
     Returns:
         a mask (I,) by the interval's name, e.g. "0.2 to 0.8", "from 0.8"; the first is named "below 0.2".
     """
     bounds = [-np.inf, *edges, np.inf]
+    step = int(whole_numbers)
     sets = {}
     for low, high in pairwise(bounds):
-        name = f"below {high:g}" if low == -np.inf else f"from {low:g}" if high == np.inf else f"{low:g} to {high:g}"
+        between = f"{low:g}" if low == high - step else f"{low:g} to {high - step:g}"
+        name = f"below {high:g}" if low == -np.inf else f"from {low:g}" if high == np.inf else between
         sets[name] = (values >= low) & (values < high)
     return sets
 
@@ -334,10 +363,12 @@ def people_per_image(annotations: Annotations) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Detections:
+    """(D,) each; `rows` are their rows in the metric's state."""
+
     image_index: Tensor
+    rows: Tensor
     scores: Tensor
     areas: Tensor
-    keypoints: Tensor
 
 
 @dataclass(frozen=True)
@@ -382,7 +413,7 @@ def _in_range(areas: Tensor) -> Tensor:
 def _pick_per_range(values: Tensor, pair: Tensor) -> Tensor:
     """Values (A, P) of the pairs that detections took (A, T, D); False for none."""
     padded = torch.nn.functional.pad(values, (0, 1))
-    return torch.stack([row[rows] for row, rows in zip(padded, pair, strict=True)])
+    return torch.stack([row[rows.long()] for row, rows in zip(padded, pair, strict=True)])
 
 
 def _coco_numbers(curves: Curves) -> dict[str, Tensor]:

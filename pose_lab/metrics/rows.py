@@ -64,8 +64,12 @@ def gathered(metric: Metric) -> AbstractContextManager[Any]:
 
 
 def joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A state on the CPU; after the gathering it is one tensor, before it a list."""
-    return (torch.cat(state) if isinstance(state, list) else state).cpu()
+    """A state on the CPU; after the gathering it is one tensor, before it a list, which is joined in place."""
+    if isinstance(state, list):
+        if len(state) > 1:
+            state[:] = [torch.cat(state)]  # in place, or a large state would be in memory twice
+        state = state[0]
+    return state.cpu()
 
 
 def refuse(wrong: Tensor, message: str) -> None:

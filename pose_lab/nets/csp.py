@@ -142,6 +142,7 @@ class CSPPose(nn.Module):
         norm_momentum: of the batch normalisation.
         prior: initial head biases: `objects` expected in a picture of `image_size` pixels, `class_share` over the
             number of classes minus `class_margin`.
+        keypoint_confidence: K outputs more per anchor, the confidences of a pose's keypoints (ours).
 
     Raises:
         ValueError: if the lists do not fit each other.
@@ -161,10 +162,12 @@ class CSPPose(nn.Module):
         norm_eps: float,
         norm_momentum: float,
         prior: dict[str, float],
+        keypoint_confidence: bool = False,
     ) -> None:
         super().__init__()
         _check_lists(channels, repeats, anchors)
         self.num_keypoints = num_keypoints
+        self.keypoint_confidence = keypoint_confidence
         self.strides = tuple(2 ** (len(channels) - len(anchors) + level + 1) for level in range(len(anchors)))
         self.model = nn.ModuleList()
         self.sources: list[tuple[int, ...]] = []
@@ -185,7 +188,7 @@ class CSPPose(nn.Module):
     @property
     def num_outputs(self) -> int:
         """C, outputs per anchor."""
-        return FIRST_CLASS + self.num_classes + 2 * self.num_keypoints
+        return FIRST_CLASS + self.num_classes + (3 if self.keypoint_confidence else 2) * self.num_keypoints
 
     @property
     def head(self) -> Head:

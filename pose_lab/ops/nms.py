@@ -1,15 +1,14 @@
-"""Greedy non-maximum suppression over the classes and pictures of a batch, all at once."""
+"""Greedy non-maximum suppression over the classes and pictures of a batch."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-# Above these numbers classes are suppressed one by one: boxes of a class on a CPU, for speed; pairs, for memory.
-_MANY_BOXES = 256
-_MANY_PAIRS = 1 << 25
+_TOGETHER = 1 << 15  # boxes in one call on a GPU, whose memory grows with their square
 
 
 def ranks(groups: Tensor) -> Tensor:
@@ -22,109 +21,98 @@ def suppress(
     boxes: Tensor,
     scores: Tensor,
     categories: Tensor,
-    image_index: Tensor,
-    max_iou: float,
+    groups: Tensor,
+    max_ious: Sequence[float],
     max_candidates: int,
     max_kept: int,
     class_offset: float,
 ) -> Tensor:
-    """Keeps the best boxes of every picture; a box is dropped if a better kept one of its class overlaps it too much.
+    """Keeps the best boxes of every group; a box is dropped if a better kept one of its class overlaps it too much.
 
-    Equal scores keep the order of the rows.
+    Groups have nothing to do with each other: the pictures of a batch, say. Equal scores keep the order of the rows.
 
     Args:
         boxes: (N, 4) float32 xyxy.
         scores: (N,).
         categories: (N,) int64.
-        image_index: (N,) int64, ascending.
-        max_iou: a larger intersection over union is suppressed.
-        max_candidates: the rows of a picture that take part, by score.
-        max_kept: the rows of a picture that are returned, over all classes.
-        class_offset: boxes are moved this far per class before they are compared, as common code does to keep classes
-            apart; here it only reproduces the rounding.
+        groups: (N,) int64 in 0..G-1.
+        max_ious: (G,) per group; a larger intersection over union is suppressed.
+        max_candidates: the rows of a group that take part, by score.
+        max_kept: the rows of a group that are returned, over all classes.
+        class_offset: boxes are moved this far per class (farther where a box reaches farther), so that no two classes
+            touch; in float32 that rounds them, as in the published code.
 
     Returns:
-        (P,) rows, by picture and falling score.
+        (P,) rows, by group and falling score.
     """
+    if not len(boxes):
+        return torch.zeros_like(groups)
     order = torch.argsort(scores, descending=True, stable=True)
-    if not len(order):
-        return order
-    order = order[torch.argsort(image_index[order], stable=True)] if _several(image_index) else order
-    rank = _ranks_by_image(image_index[order])
-    groups = (image_index << 32) + categories
-    moved = boxes + (categories * class_offset).to(boxes)[:, None]
-    # whom the best rows leave alone does not depend on the others: in a crowd they alone give enough
-    for limit in (min(2 * max_kept, max_candidates), max_candidates):
-        rows = order[rank < limit]
-        kept = rows[_kept(moved[rows], groups[rows], max_iou)]
-        number = _ranks_by_image(image_index[kept])
-        if limit == max_candidates or _enough(image_index[kept], image_index[order[rank == limit]], max_kept):
-            break
-    return kept[number < max_kept]
+    order = order[torch.argsort(groups[order], stable=True)]
+    low, high = boxes.aminmax()
+    apart = (boxes + (categories * (high - low).clamp(min=class_offset))[:, None])[order]
+    counts = torch.bincount(groups, minlength=len(max_ious)).tolist()
+    suppress_all = _together if boxes.is_cuda else _in_turn
+    return order[suppress_all(apart, counts, max_ious, max_candidates, max_kept)]
 
 
-def _several(image_index: Tensor) -> bool:
-    """Whether rows, ascending by image, belong to more than one."""
-    return bool(image_index[0] != image_index[-1])
+def _in_turn(
+    boxes: Tensor, counts: Sequence[int], max_ious: Sequence[float], max_candidates: int, max_kept: int
+) -> Tensor:
+    """Rows that are kept, one group after the other; the boxes (N, 4) come by group and falling score."""
+    falling = torch.arange(len(boxes), 0, -1, dtype=boxes.dtype)
+    kept, start = [], 0
+    for count, max_iou in zip(counts, max_ious, strict=True):
+        # whom the best rows leave alone does not depend on the others: in a crowd they alone give enough
+        for limit in (min(2 * max_kept, max_candidates), max_candidates):
+            best = slice(start, start + min(count, limit))
+            rows = nms(boxes[best], falling[best], max_iou)[:max_kept]
+            if len(rows) == max_kept or count <= limit:
+                break
+        kept.append(rows + start)
+        start += count
+    return torch.cat(kept)
 
 
-def _ranks_by_image(image_index: Tensor) -> Tensor:
-    if _several(image_index):
-        return ranks(image_index)
-    return torch.arange(len(image_index), device=image_index.device)
+def _together(
+    boxes: Tensor, counts: Sequence[int], max_ious: Sequence[float], max_candidates: int, max_kept: int
+) -> Tensor:
+    """The same with few calls, so that a GPU does not wait for the host in every group.
+
+    Groups are moved apart in double precision, where that rounds nothing.
+    """
+    sizes = torch.tensor(counts, device=boxes.device)
+    groups = torch.repeat_interleave(sizes, output_size=len(boxes))
+    low, high = boxes.aminmax()
+    apart = boxes.double() + (groups * (high - low + 1).double())[:, None]
+    rows = torch.arange(len(boxes), device=boxes.device)
+    rows = rows[ranks(groups) < max_candidates] if max(counts) > max_candidates else rows
+    parts = _parts([min(count, max_candidates) for count in counts], max_ious)
+    kept = []
+    for part, max_iou in zip(rows.split([size for size, _ in parts]), [iou for _, iou in parts], strict=True):
+        kept.append(part[nms(apart[part], -part.double(), max_iou)])
+    found = torch.cat(kept)
+    return found[ranks(groups[found]) < max_kept]
 
 
-def _enough(kept: Tensor, images: Tensor, count: int) -> bool:
-    """Whether each of the images occurs at least `count` times among the kept rows' images."""
-    if not len(images):
-        return True
-    return bool((torch.bincount(kept, minlength=int(images[-1]) + 1)[images] >= count).all())
-
-
-def _kept(boxes: Tensor, groups: Tensor, max_iou: float) -> Tensor:
-    """(N,) bool: which boxes (N, 4), best first within each group, survive."""
-    order = torch.argsort(groups, stable=True)
-    _, group, counts = torch.unique_consecutive(groups[order], return_inverse=True, return_counts=True)
-    rank = ranks(group)
-    size = int(counts.max())
-    kept = torch.zeros_like(groups, dtype=torch.bool)
-    if (size > _MANY_BOXES and not boxes.is_cuda) or len(counts) * size**2 > _MANY_PAIRS:
-        for rows in order.split(counts.tolist()):
-            falling = torch.arange(len(rows), 0, -1, device=boxes.device, dtype=boxes.dtype)
-            kept[rows[nms(boxes[rows], falling, max_iou)]] = True
-        return kept
-    table = boxes.new_zeros(len(counts), size, 4)
-    table[group, rank] = boxes[order]
-    kept[order] = greedy(_overlaps(table, max_iou))[group, rank]
-    return kept
-
-
-def _overlaps(boxes: Tensor, max_iou: float) -> Tensor:
-    """(G, M, M) whether box i is earlier than box j and overlaps it too much, as numbers 0 and 1."""
-    corners = boxes.movedim(-1, 0).contiguous()
-    low, high = corners[:2], corners[2:]
-    sides = torch.minimum(high[..., :, None], high[..., None, :])
-    sides.sub_(torch.maximum(low[..., :, None], low[..., None, :])).clamp_(min=0)
-    overlap = sides[0].mul_(sides[1])
-    area = (high - low).prod(0)
-    union = torch.add(area[:, :, None], area[:, None], out=sides[1]).sub_(overlap)
-    earlier = boxes.new_ones(boxes.shape[1], boxes.shape[1]).triu(1)
-    return (overlap.div_(union) > _rounded_down(max_iou)) * earlier
-
-
-def _rounded_down(limit: float) -> float:
-    """The largest float32 that is no more than `limit`: comparing with it equals comparing in double precision."""
-    nearest = np.float32(limit)
-    return float(nearest if float(nearest) <= limit else np.nextafter(nearest, np.float32(0)))
+def _parts(counts: Sequence[int], max_ious: Sequence[float]) -> list[tuple[int, float]]:
+    """Neighbouring groups of one threshold joined, up to `_TOGETHER` boxes: their number and threshold."""
+    parts: list[tuple[int, float]] = []
+    for count, max_iou in zip(counts, max_ious, strict=True):
+        if parts and parts[-1][1] == max_iou and parts[-1][0] + count <= _TOGETHER:
+            parts[-1] = (parts[-1][0] + count, max_iou)
+        else:
+            parts.append((count, max_iou))
+    return parts
 
 
 def greedy(overlaps: Tensor) -> Tensor:
     """(G, M) bool: the candidates that no kept earlier one overlaps.
 
+    Each round settles at least one more candidate of every chain of overlaps, so the fixed point is the greedy result.
+
     Args:
         overlaps: (G, M, M) float, 1 where candidate i is earlier than candidate j and overlaps it, else 0.
-
-    Each round settles at least one more box of every chain of overlaps, so the fixed point is the greedy result.
     """
     kept = overlaps.new_ones(overlaps.shape[:2])
     while True:

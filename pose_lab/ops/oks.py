@@ -140,10 +140,10 @@ def greedy_match(
         thresholds: (T,) float64.
 
     Returns:
-        (A, T, D) int64, the row in `pairs` that each detection took, -1 for none.
+        (A, T, D) int32, the row in `pairs` that each detection took, -1 for none.
     """
     shape = (len(counted), len(thresholds))
-    chosen = rank.new_full((*shape, len(rank)), -1)
+    chosen = rank.new_full((*shape, len(rank)), -1, dtype=torch.int32)
     nobody = len(reusable)  # an extra column that takes the marks of whoever must stay free
     taken = reusable.new_zeros((*shape, nobody + 1))
     person_to_mark = torch.where(reusable, nobody, _rows(reusable))
@@ -159,7 +159,7 @@ def greedy_match(
         best = rank.new_full((*shape, len(detections)), -1)
         best.scatter_reduce_(2, slot.expand(*shape, -1), offers, "amax")
         winner = by_similarity[best % len(pairs)]
-        chosen[..., detections] = torch.where(best >= 0, winner, -1)
+        chosen[..., detections] = torch.where(best >= 0, winner, -1).int()
         taken.scatter_(2, torch.where(best >= 0, person_to_mark[pairs.person[winner]], nobody), True)
     return chosen
 
@@ -208,5 +208,7 @@ def precision_over_recall(scores: Tensor, matched: Tensor, ignored: Tensor, peop
     return Curves(
         precision=envelope.view(*shape, most).gather(-1, at).masked_fill(none, -1),
         scores=score.view(*shape, most).gather(-1, at).masked_fill(none, -1),
-        recall=(hits.sum(-1).view(shape) / people[:, None].double()).masked_fill(none[..., 0], -1),
+        recall=(torch.bincount(row, minlength=len(hits)).view(shape) / people[:, None].double()).masked_fill(
+            none[..., 0], -1
+        ),
     )

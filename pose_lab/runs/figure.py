@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from pose_lab.runs.report import Report, Row
+from pose_lab.runs.report import SEARCH_KEYS, Report, Row
 from pose_lab.runs.words import value_text
 
 STYLE: Any = {
@@ -34,6 +34,7 @@ STYLE: Any = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind people too
 PUBLISHED = "0.4"
 LOG_SPAN = 8  # the axis is logarithmic if its values span more
+PANELS = 3  # in a row
 LINE = 108  # characters of the text below the figure
 
 
@@ -47,12 +48,21 @@ def save(report: Report, path: Path) -> None:
 def draw(report: Report) -> Figure:
     """The figure; needs at least one finished run."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    y_label = f"{report.metric} (%) on {report.facts['data']}, {report.facts['scale']} scale"
+    if report.keys == SEARCH_KEYS:
+        figure.suptitle(report.title, x=0.02, ha="left", fontsize=11)
+        figure.supylabel(y_label, fontsize=10)
+        _panels(figure, report)
+        figure.supxlabel(_footnote(report), x=0.02, ha="left", fontsize=7.5, color=PUBLISHED)
+        return figure
     axes = figure.add_subplot()
     axes.set_title(report.title)
-    axes.set_ylabel(f"{report.metric} (%) on {report.facts['data']}, {report.facts['scale']} scale")
+    axes.set_ylabel(y_label)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    if report.axis is None:
+    if report.profile_columns:
+        _profile(axes, report)
+    elif report.axis is None:
         _bars(axes, report)
     else:
         _curves(axes, report, report.axis)
@@ -173,6 +183,44 @@ def _bars(axes: Axes, report: Report) -> None:
     axes.set_ylabel("")
 
 
+def _profile(axes: Axes, report: Report) -> None:
+    """A group of bars for each column, one bar for each row."""
+    columns = report.profile_columns
+    rows = [row for row in report.rows if any(name in row.estimates for name in columns)]
+    width = 0.8 / max(len(rows), 1)
+    for number, row in enumerate(rows):
+        found = [(x, row.estimates[name]) for x, name in enumerate(columns) if name in row.estimates]
+        places = [x + (number - (len(rows) - 1) / 2) * width for x, _ in found]
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": _name(report, row) or "measured"}
+        errors = [estimate.std or 0 for _, estimate in found]
+        axes.bar(places, [estimate.mean for _, estimate in found], width, yerr=errors if any(errors) else None, **style)
+    words = [name.rpartition("/")[2].replace("_", " ") for name in columns]
+    axes.set_xticks(range(len(columns)), words, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_ylabel(report.axis_label or str(report.profile))
+    if len(rows) > 1:
+        axes.legend(fontsize=8)
+
+
+def _panels(figure: Figure, report: Report) -> None:
+    """A small curve for each field of a search, all with one y axis; the configured value stands apart."""
+    fields: dict[str, list[Row]] = {}
+    for row in report.rows:
+        fields.setdefault(row.settings["field"], []).append(row)
+    configured, best = fields.pop("as configured", []), fields.pop("best together", [])
+    grid = figure.subplots(-(-len(fields) // PANELS), PANELS, sharey=True, squeeze=False)
+    for axes, (field, rows) in zip(grid.flat, fields.items(), strict=False):
+        places = Places([row.settings["value"] for row in rows])
+        _scale(axes, places)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.set_title(field.replace("_", " "), fontsize=9)
+        axes.grid(axis="y")
+        _curve(axes, report, "value", places, rows, "", COLOURS[0])
+        for row, style in [*((row, ":") for row in configured), *((row, "--") for row in best)]:
+            axes.axhline(100 * row.estimates[report.metric].mean, color=PUBLISHED, linewidth=0.8, linestyle=style)
+    for axes in grid.flat[len(fields) :]:
+        axes.set_visible(False)
+
+
 def _series(report: Report, axis: str) -> dict[str, list[Row]]:
     """Rows that differ in the axis alone, by what sets them apart from the others."""
     series: dict[str, list[Row]] = {}
@@ -202,6 +250,7 @@ def _footnote(report: Report) -> str:
     two_axes = report.axis is not None and any(report.metric in row.estimates for row in report.published_rows)
     sentences = [
         _seeds(report),
+        "Dotted: as configured; dashed: the best values together." if report.keys == SEARCH_KEYS else "",
         report.published.sentence,
         "The two y axes are of different scale and data: compare shapes, not heights." if two_axes else "",
         f"So far: {report.facts['runs']}." if any(row.state for row in report.rows) else "",

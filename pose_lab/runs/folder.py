@@ -6,6 +6,7 @@
 - `metrics.json`: the final numbers, metrics as fractions
 - `metrics.csv`: one row per epoch
 - `predictions.json`: the found people in COCO's results format
+- `search.csv`: one row per setting of a search over the post-processing
 - `checkpoints/`: to resume from, and the best
 - `log.txt`: what the run's process printed, over all its starts
 """
@@ -85,6 +86,11 @@ class RunFolder:
     def history(self) -> Path:
         """The table with one row per epoch."""
         return self.path / "metrics.csv"
+
+    @property
+    def search(self) -> Path:
+        """The table of a search over the post-processing, with one row per setting."""
+        return self.path / "search.csv"
 
     def status(self) -> Status:
         """The run's state now: one that says it runs, and whose process is gone, is interrupted."""

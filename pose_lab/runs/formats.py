@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pose_lab.runs.files import write_file, write_text
 from pose_lab.runs.report import SEED, Estimate, Other, Report, Row, Run
-from pose_lab.runs.words import duration, percent, value_text
+from pose_lab.runs.words import GAIN, duration, percent, unit, value_text
 
 MOST_CHANGES = 4  # settings shown of a run that the table leaves out
 UNBOUNDED = 10_000  # characters; wider than any table
@@ -73,7 +73,7 @@ def cells(report: Report, bold: Bold) -> tuple[list[str], list[list[str]]]:
     columns["state"] = lambda row: row.state
     rows = [*report.rows, *report.published_rows]
     table = {name: [cell(row) for row in rows] for name, cell in columns.items()}
-    kept = {name: column for name, column in table.items() if any(column)}
+    kept = {_heading(name): column for name, column in table.items() if any(column)}
     return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
 
@@ -132,6 +132,13 @@ def latex(report: Report) -> str:
     )
 
 
+def _heading(column: str) -> str:
+    """`ms_forward` as `forward ms`, `fusion_rate/nose` as `nose`."""
+    sign = GAIN if column.startswith(GAIN) else ""
+    start, _, rest = column.removeprefix(GAIN).partition("_")
+    return f"{sign}{rest} ms" if start == "ms" else column.rpartition("/")[2]
+
+
 def _setting(key: str, row: Row) -> str:
     return value_text(row.settings.get(key))
 
@@ -140,7 +147,7 @@ def _metric(report: Report, name: str, bold: Bold, row: Row) -> str:
     estimate = row.estimates.get(name)
     if estimate is None:
         return ""
-    text = f"{100 * estimate.mean:.1f}" + (f" ± {100 * estimate.std:.1f}" if estimate.std is not None else "")
+    text = unit(name).text(estimate.mean) + (f" ± {unit(name).text(estimate.std)}" if estimate.std is not None else "")
     return bold(text) if row.label is None and estimate.mean == report.best(name) else text
 
 
@@ -162,7 +169,10 @@ def _facts(report: Report) -> str:
 def _note(report: Report) -> str:
     """What the numbers are, and what they are held against."""
     spread = f"Mean ± standard deviation over {SEED}s. " if report.several_seeds else ""
-    return f"Percent. {spread}{report.published.sentence}".strip()
+    rates = any(unit(name).name != "%" for name in report.columns)
+    return (
+        f"{'Percent where nothing else is said' if rates else 'Percent'}. {spread}{report.published.sentence}".strip()
+    )
 
 
 def _others(report: Report) -> list[str]:

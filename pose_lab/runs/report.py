@@ -7,7 +7,10 @@ The config's node `report` says how it looks:
       axis: method.keypoint_box      # the config key on the figure's x axis; null: a bar for each setting
       axis_label: its words and unit # null: the key's last word
       metric: AP                     # on the y axis, and what is called best
-      columns: [AP, AP50]            # of `metrics.json`, fractions; shown in percent
+      columns: [AP, "fusion_rate/*"] # of `metrics.json`: fractions in percent, unless `words.UNITS` has another unit
+      profile: fusion_rate           # the figure shows the columns "fusion_rate/..." of each row beside each other
+      against: null                  # {key: value}: rows show their gain over those that have these values
+      search: false                  # true: the rows are the settings that the runs' searches tried (`search.csv`)
       published:                     # what the measured numbers are held against; null: nothing
         source: authors, venue, table or figure
         settings: the network, data, image size and test-time settings of those numbers
@@ -15,6 +18,10 @@ The config's node `report` says how it looks:
         best_at: 0.05                # the axis value that the paper found best; null: none
         rows:                        # numbers as the paper prints them, in percent
           - {label: KAPAO-S, at: 0.05, AP: 50.0}
+
+What `method.about` says of the parts that were chosen (`size: S`) stands for all settings that follow from it. With
+`against: {key: value}` each row also shows its gain over the row that differs in having these values: in the metric and
+in milliseconds, as columns of their own (Δ).
 
 Runs that differ only in their seed are one row: mean and standard deviation over them, and how many they are. A key
 that the config derives from another one (`data.seed: ${seed}`) makes no difference of its own.
@@ -25,20 +32,24 @@ of them in the seed or the axis alone. The folder's other runs (a trial, an olde
 
 from __future__ import annotations
 
+import ast
+import fnmatch
 import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pose_lab.runs.files import read_json
+from pose_lab.runs.files import read_json, read_table
 from pose_lab.runs.folder import RunFolder, State, Status
 from pose_lab.runs.identity import deciding_part
-from pose_lab.runs.words import epoch_text
+from pose_lab.runs.words import GAIN, epoch_text, unit, value_text
 
 SEED = "seed"
+ABOUT = "method.about."
+SEARCH_KEYS = {"field": "field", "value": "value"}  # of the rows of a search
 VERSIONS = ("pose_lab", "torch", "lightning", "python")  # keys of `metrics.json`
 
 
@@ -52,6 +63,7 @@ class Run:
     metrics: Mapping[str, Any]
     progress: Mapping[str, Any]
     report: Mapping[str, Any]
+    searched: Sequence[Mapping[str, str]] = ()  # rows of `search.csv`
 
     @property
     def state(self) -> State:
@@ -144,6 +156,7 @@ class Report:
     rows: Sequence[Row]
     published: Published
     published_rows: Sequence[Row] = ()
+    profile: str | None = None
     failed: Sequence[Run] = ()
     others: Sequence[Other] = ()
 
@@ -153,9 +166,15 @@ class Report:
         return any(len(row.runs) > 1 for row in self.rows)
 
     def best(self, column: str) -> float | None:
-        """The highest mean of a column among the measured rows; None if they do not differ."""
+        """The best mean of a column among the measured rows; None if they do not differ."""
         means = [row.estimates[column].mean for row in self.rows if column in row.estimates]
-        return max(means) if len(set(means)) > 1 else None
+        best = unit(column).best
+        return None if best is None or len(set(means)) < 2 else max(means) if best == "highest" else min(means)
+
+    @property
+    def profile_columns(self) -> Sequence[str]:
+        """The columns that the figure shows beside each other; none where it shows the metric."""
+        return [name for name in self.columns if self.profile and name.startswith(f"{self.profile}/")]
 
 
 def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
@@ -177,8 +196,13 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
     published = _published(node.get("published") or {})
     axis, metric = node.get("axis"), node.get("metric") or "AP"
     runs, others = _parted(found, listed, axis)
-    keys = _named(_differing(runs, axis), axis)
-    columns = list(dict.fromkeys([*(node.get("columns") or []), metric]))
+    searched = bool(node.get("search"))
+    keys = SEARCH_KEYS if searched else _named(_differing(runs, axis), axis)
+    columns = _columns([*(node.get("columns") or []), metric], runs)
+    rows = _rows(runs, list(keys), columns)
+    if node.get("against"):
+        gaining = [name for name in columns if name == metric or unit(name).name == "ms"]
+        rows, columns = _with_gains(rows, node["against"], gaining), [*columns, *(f"{GAIN}{name}" for name in gaining)]
     return Report(
         folder=folder,
         title=node.get("title") or folder.parent.name,
@@ -188,12 +212,20 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
         metric=metric,
         columns=columns,
         keys=keys,
-        rows=_rows(runs, list(keys), columns),
+        rows=_searched_rows(runs, columns) if searched else rows,
         published=published,
         published_rows=[_published_row(row, axis, columns) for row in published.rows],
+        profile=node.get("profile"),
         failed=[run for run in runs if run.state == "failed"],
         others=others,
     )
+
+
+def _columns(wanted: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """The wanted columns, a pattern with a `*` replaced by what the runs have of that kind; each once."""
+    found = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    lists = [fnmatch.filter(found, name) if "*" in name else [name] for name in wanted]
+    return list(dict.fromkeys(name for names in lists for name in names))
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -207,7 +239,15 @@ def _read_run(folder: RunFolder) -> Run:
     progress = folder.progress() if status.state == "running" else {}
     metrics = folder.metrics() if finished else {}
     settings = flat(deciding_part(content))
-    return Run(folder.name, status, settings, metrics, progress, content.get("report") or {})
+    settings = {f"{ABOUT}{name}": text for name, text in _about(content).items()} | settings
+    node = content.get("report") or {}
+    searched = read_table(folder.search) if node.get("search") else ()
+    return Run(folder.name, status, settings, metrics, progress, node, searched)
+
+
+def _about(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config calls the parts of its method."""
+    return dict((content.get("method") or {}).get("about") or {})
 
 
 def flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -254,7 +294,15 @@ def _differing(runs: Sequence[Run], axis: str | None) -> list[str]:
     keys = dict.fromkeys([SEED, *([axis] if axis else []), *(key for run in runs for key in run.settings)])
     values = {key: tuple(repr(run.settings.get(key)) for run in runs) for key in keys}
     first = {column: key for key, column in reversed(values.items()) if len(set(column)) > 1}
-    return [key for key in keys if key != SEED and first.get(values[key]) == key]
+    differing = [key for key in keys if key != SEED and first.get(values[key]) == key]
+    about = [values[key] for key in differing if key.startswith(ABOUT)]
+    free = [key for key in differing if key == axis or key.startswith(ABOUT)]
+    return [key for key in differing if key in free or not any(_follows(values[key], column) for column in about)]
+
+
+def _follows(column: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether runs that are alike in the other column are alike in this one."""
+    return len(set(zip(column, other, strict=True))) == len(set(other))
 
 
 def _named(keys: Sequence[str], axis: str | None) -> dict[str, str]:
@@ -279,8 +327,45 @@ def _row(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> Ro
     return Row({key: runs[0].settings.get(key) for key in keys}, estimates, runs)
 
 
+def _with_gains(rows: Sequence[Row], against: Mapping[str, Any], columns: Sequence[str]) -> list[Row]:
+    """The rows with what each gains over the one that has the values of `against` and is like it otherwise."""
+    gained = []
+    for row in rows:
+        wanted = {**row.settings, **{key: value for key, value in against.items() if key in row.settings}}
+        base = next((other for other in rows if repr(other.settings) == repr(wanted)), row)
+        both = [name for name in columns if name in row.estimates and name in base.estimates and base is not row]
+        gains = {f"{GAIN}{name}": Estimate([row.estimates[name].mean - base.estimates[name].mean]) for name in both}
+        gained.append(replace(row, estimates={**row.estimates, **gains}))
+    return gained
+
+
+def _searched_rows(runs: Sequence[Run], columns: Sequence[str]) -> list[Row]:
+    """The settings that the runs' searches tried alone, over seeds; first the configured one, last the best of all."""
+    groups: dict[tuple[str, Any], list[Mapping[str, str]]] = {}
+    for run in runs:
+        for row in run.searched:
+            if row["step"] != "ascent":
+                value = ast.literal_eval(row[row["field"]]) if row["field"] else None
+                groups.setdefault((row["field"] or "as configured", value), []).append(row)
+    rows = [_searched_row(field, value, found, columns) for (field, value), found in groups.items()]
+    return rows + [_best_row(run) for run in runs if run.metrics.get("search_at")]
+
+
+def _searched_row(field: str, value: Any, found: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Row:
+    values = {name: [float(row[name]) for row in found if name in row] for name in columns}
+    estimates = {name: Estimate(numbers) for name, numbers in values.items() if numbers}
+    return Row(dict(zip(SEARCH_KEYS, (field, value), strict=True)), estimates)
+
+
+def _best_row(run: Run) -> Row:
+    """Where a run's ascent ended."""
+    at = ", ".join(f"{name} {value_text(value)}" for name, value in run.metrics["search_at"].items())
+    number = {str(run.report.get("metric") or "AP"): Estimate([run.metrics["search_best"]])}
+    return Row(dict(zip(SEARCH_KEYS, ("best together", at), strict=True)), number)
+
+
 def _published_row(row: Mapping[str, Any], axis: str | None, columns: Sequence[str]) -> Row:
-    estimates = {name: Estimate([row[name] / 100]) for name in columns if row.get(name) is not None}
+    estimates = {name: Estimate([row[name] / unit(name).factor]) for name in columns if row.get(name) is not None}
     return Row({axis: row.get("at")} if axis else {}, estimates, label=f"{row.get('label') or ''} (published)".strip())
 
 

@@ -28,8 +28,16 @@ from pose_lab.runs.identity import deciding, identity, resolved, run_folder, tra
 from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
+from pose_lab.runs.search import Search, search
 from pose_lab.runs.wandb import Wandb
 from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
+
+LABELS = (
+    "name",
+    "about",
+    "published_batch",
+    "published_inference",
+)  # keys of `method` that only people, reports and recipes read
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -111,7 +119,7 @@ def _run(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str, 
     data.prepare_data()
     data.setup("fit")
     seed_everything(cfg.seed, verbose=False)
-    method: PoseMethod = build(cfg.method, labels=("name",))
+    method: PoseMethod = build(cfg.method, LABELS)
     start = load_weights(method, cfg.checkpoint) if cfg.checkpoint is not None else "new"
     logs: Wandb = build(cfg.logger)
     monitor = cfg.training.monitor if cfg.training.evaluate == "best" else None
@@ -126,7 +134,7 @@ def _run(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str, 
         if trainer.is_global_zero:
             start = f"evaluates {weights}" if weights else f"goes on from {resume}" if resume else start
             _banner(cfg, data, trainer, folder, where, start)
-        numbers = _fit_and_evaluate(cfg, trainer, method, data, checkpoints, resume, weights)
+        numbers = _fit_and_evaluate(cfg, folder, trainer, method, data, checkpoints, resume, weights)
         if trainer.is_global_zero:
             folder.write_metrics(numbers)
 
@@ -137,6 +145,7 @@ def _is_first_process() -> bool:
 
 def _fit_and_evaluate(
     cfg: DictConfig,
+    folder: RunFolder,
     trainer: Trainer,
     method: PoseMethod,
     data: PoseDataModule,
@@ -155,6 +164,9 @@ def _fit_and_evaluate(
             if weights is not None:
                 numbers |= _restore(method, weights)
             numbers |= _evaluate(trainer, method, data)
+            if cfg.search is not None:
+                settings = Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
+                numbers |= search(trainer, method, settings, folder)
     except InterruptedRun as stop:
         raise KeyboardInterrupt(str(stop)) from None
     return numbers | _origin(trainer)

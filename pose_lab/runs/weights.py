@@ -55,6 +55,8 @@ def _hash(file: Path, changed: int) -> str:
 def fitted(cfg: DictConfig) -> DictConfig:
     """The config with the network of its checkpoint, if it has one and `checkpoint_network` is `file`.
 
+    Where published weights are only evaluated, they also get the inference that they were published with.
+
     Raises:
         OSError, ValueError: the file is wrong, is another method's, or differs from the config and `checkpoint_network`
             is `config`; the message names the values that would fit.
@@ -67,13 +69,16 @@ def fitted(cfg: DictConfig) -> DictConfig:
     method = get_class(cfg.method._target_)
     assert issubclass(method, PoseMethod)
     net: Any = OmegaConf.to_container(cfg.method.net, resolve=True)
-    changes = method.net_changes(open_weights(file), net)
+    weights = open_weights(file)
+    changes = method.net_changes(weights, net)
     if changes and cfg.checkpoint_network == "config":
         values = " ".join(f"method.net.{key}={value}" for key, value in changes.items())
         raise ValueError(f"{file} holds another network than the config; this would fit: {values}")
     cfg = cfg.copy()
     for key, value in changes.items():
         OmegaConf.update(cfg, f"method.net.{key}", value)
+    if cfg.checkpoint_network == "file" and not cfg.training.epochs and not weights.own:
+        cfg.method.inference.update(cfg.method.get("published_inference") or {})
     return cfg
 
 

@@ -3,7 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How numbers of a kind are written.
+
+    Attributes:
+        name: of the unit.
+        factor: from what `metrics.json` holds to what people read.
+        digits: decimals.
+        best: which is the best of several; None: neither.
+        signed: whether a number above 0 gets its sign.
+    """
+
+    name: str
+    factor: float
+    digits: int
+    best: Literal["highest", "lowest"] | None
+    signed: bool = False
+
+    def text(self, value: float) -> str:
+        """A number as people read it, without the unit."""
+        return f"{self.factor * value:{'+' if self.signed else ''}.{self.digits}f}"
+
+
+GAIN = "Δ"  # before the name of a column: the difference to another row
+UNITS = {  # by how a column's name begins; anything else is a fraction
+    "ms_": Unit("ms", 1, 1, "lowest"),
+    "fusion_rate/": Unit("", 1, 2, None),
+}
+FRACTION = Unit("%", 100, 1, "highest")
+
+
+def unit(column: str) -> Unit:
+    """The unit of a column of `metrics.json`."""
+    if column.startswith(GAIN):
+        return replace(unit(column.removeprefix(GAIN)), best=None, signed=True)
+    return next((unit for start, unit in UNITS.items() if column.startswith(start)), FRACTION)
 
 
 def duration(seconds: float | None, unknown: str = "") -> str:

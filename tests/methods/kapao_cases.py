@@ -13,6 +13,7 @@ import pose_lab.conf
 from pose_lab.methods.kapao import Inference, Kapao, Labels
 from pose_lab.nets.csp import CSPPose
 from pose_lab.poses import Batch, Instances
+from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import Skeleton
 from tests.conftest import fixture_path
 
@@ -25,16 +26,16 @@ def net(num_keypoints: int, width: float = 0.5, depth: float = 0.33, **changes: 
     return CSPPose(num_keypoints, **(arguments | {"width": width, "depth": depth} | changes))
 
 
-def tiny_net(num_keypoints: int) -> CSPPose:
+def tiny_net(num_keypoints: int, **changes: Any) -> CSPPose:
     """Two levels, a few thousand weights."""
     anchors = [[[6, 6], [10, 20], [20, 40]], [[20, 20], [40, 60], [90, 90]]]
-    return net(num_keypoints, 0.125, 0.1, channels=[64, 64, 64, 128], repeats=[1, 1, 1], anchors=anchors)
+    small = {"channels": [64, 64, 64, 128], "repeats": [1, 1, 1], "anchors": anchors}
+    return net(num_keypoints, 0.125, 0.1, **small, **changes)
 
 
 def kapao(skeleton: Skeleton | str, make_net: Callable[..., CSPPose] = tiny_net, **changes: Any) -> Kapao:
-    arguments = {
-        k: v for k, v in CONFIG.items() if k not in ("defaults", "name", "_target_", "skeleton", "net", "image_size")
-    }
+    left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
+    arguments = {key: value for key, value in CONFIG.items() if key not in left_out}
     arguments |= {"level_weights": [4.0, 1.0], "image_size": 64}
     return Kapao(skeleton, make_net, **(arguments | changes))
 

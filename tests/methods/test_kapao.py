@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from pose_lab.methods.kapao import Kapao, find_people, match, objects, published_map
 from pose_lab.nets.csp import CSPPose
+from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import COCO, CROWDPOSE
 from tests.methods.kapao_cases import CONFIG, PUBLISHED, batch, inference, kapao, net, tiny_net
 
@@ -20,7 +21,7 @@ def test_sizes_compose_into_a_method(size, width):
     with initialize_config_module("pose_lab.conf", version_base="1.3"):
         config = compose("method/kapao", overrides=[f"method/kapao_size={size}"]).method
     config = OmegaConf.to_container(config) | {"skeleton": "crowdpose", "image_size": 1280}
-    config.pop("name")
+    config = {key: value for key, value in config.items() if key not in LABELS}
     with torch.device("meta"):
         method = instantiate(config)
     assert isinstance(method, Kapao)
@@ -127,7 +128,7 @@ def test_clipping(clip_keypoints, outside):
     row[0, 6 + K :] = -5.0
     settings = inference(clip_keypoints=clip_keypoints)
     maps = torch.eye(2, 3, dtype=torch.float64)[None]
-    found = find_people(row, torch.tensor([0]), maps, torch.tensor([[64, 64]]), settings)
+    found = find_people(row, torch.tensor([0]), K, maps, torch.tensor([[64, 64]]), settings)
     assert int((found.keypoints[..., 0] < 0).sum()) == outside
 
 

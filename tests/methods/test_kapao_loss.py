@@ -79,7 +79,7 @@ def test_gains_scale_as_published():
     for skeleton, class_gain in ((COCO, 0.050625), (CROWDPOSE, 0.0421875)):
         method = kapao(skeleton, lambda num_keypoints: net(num_keypoints, 0.125, 0.1),
                        image_size=1280, level_weights=CONFIG["level_weights"])  # fmt: skip
-        expected = {"box": 0.0375, "objectness": 2.1, "class": class_gain, "keypoints": 0.01875}
+        expected = {"box": 0.0375, "objectness": 2.1, "class": class_gain, "keypoints": 0.01875, "confidence": 0.01875}
         assert method.gains == pytest.approx(expected)
     assert kapao(COCO, gain_reference=None).gains == CONFIG["gains"]
 

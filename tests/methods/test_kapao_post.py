@@ -19,10 +19,14 @@ def load(case):
     return data, settings, data["pred"][image_index, row], image_index
 
 
+def num_keypoints(rows):
+    return (rows.shape[1] - 6) // 3
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_objects_after_suppression(case):
     data, settings, rows, image_index = load(case)
-    poses, keypoints = detect(rows, image_index, settings)
+    poses, keypoints = detect(rows, image_index, num_keypoints(rows), settings)
     first = rows.shape[1] - 2 * int(data["K"])
     values = torch.cat((poses.boxes, poses.scores[:, None], poses.categories[:, None], rows[poses.rows, first:]), 1)
     count = len(data["person_count"])
@@ -37,7 +41,7 @@ def test_objects_after_suppression(case):
 def test_people_equal_published(case):
     data, settings, rows, image_index = load(case)
     maps = published_map(data["orig_shape"], data["net_shape"].tolist())
-    found = find_people(rows, image_index, maps, data["orig_shape"], settings)
+    found = find_people(rows, image_index, num_keypoints(rows), maps, data["orig_shape"], settings)
     assert torch.equal(found.image_index, data["image_index"])
     assert torch.equal(found.scores, data["scores"])
     assert torch.equal(found.keypoint_scores, data["poses"][..., 2])
@@ -50,7 +54,7 @@ def test_decoding_of_published_outputs():
     data = fixture("forward")
     raw = [data[f"raw{level}"].movedim(-1, 2) for level in range(4)]
     network = net(17, 0.125, 0.1)
-    rows, image_index = decode(raw, network.anchors, network.strides, -1.0)
+    rows, image_index = decode(raw, network.anchors, network.strides, network.num_keypoints, -1.0)
     assert image_index.tolist() == [0] * len(rows)
     torch.testing.assert_close(rows[None], data["decoded"], rtol=0, atol=5e-4)
 
@@ -59,8 +63,8 @@ def test_decoding_leaves_out_low_objectness_only():
     network = net(5, 0.125, 0.1)
     torch.manual_seed(0)
     raw = [torch.randn(2, 3, 21, 64 // s, 128 // s) for s in network.strides]
-    rows, image_index = decode(raw, network.anchors, network.strides, -1.0)
-    few, few_index = decode(raw, network.anchors, network.strides, 0.6)
+    rows, image_index = decode(raw, network.anchors, network.strides, network.num_keypoints, -1.0)
+    few, few_index = decode(raw, network.anchors, network.strides, network.num_keypoints, 0.6)
     kept = rows[:, 4] > 0.6
     assert 0 < len(few) < len(rows)
     assert torch.equal(few, rows[kept])

@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 
 from pose_lab.metrics.joints import MeanError
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
+from pose_lab.metrics.parts import PartsAveragePrecision
 from pose_lab.metrics.tracking import PoseTracking
 from pose_lab.skeletons import COCO
 from tests.metrics.official import predictions_from
@@ -35,9 +36,21 @@ def numbers_of(batches: list[range]) -> torch.Tensor:
         images = truth.image_ids[np.array(batch, dtype=np.int64)]
         rows = np.isin(ids, images)
         metric.update(predictions_from(images, ids[rows], xy[rows], scores[rows]), torch.from_numpy(images))
-    numbers = [*metric.compute().values(), error_of(batches), tracking_of(batches)]
+    numbers = [*metric.compute().values(), *parts_of(batches), error_of(batches), tracking_of(batches)]
     assert len(metric.matches().scores) > 0  # of all processes, on every process
     return torch.stack(numbers)
+
+
+def parts_of(batches: list[range]) -> list[torch.Tensor]:
+    truth, ids, xy, scores = small_case()
+    metric = PartsAveragePrecision(truth, COCO, {"head": [0, 1, 2], "wrists": [9, 10]}, shown_only=True)
+    for batch in batches:
+        images = truth.image_ids[np.array(batch, dtype=np.int64)]
+        rows = np.isin(ids, images)
+        metric.update(predictions_from(images, ids[rows], xy[rows], scores[rows]), torch.from_numpy(images))
+    numbers = metric.compute()
+    assert {"AP_head", "ARL_wrists"} < set(numbers)
+    return list(numbers.values())
 
 
 def error_of(batches: list[range]) -> torch.Tensor:

@@ -222,3 +222,26 @@ def test_bad_input_is_refused_by_row():
     unlabelled[~case["visible"]] = torch.nan
     metric.update(case["pred"], unlabelled, case["visible"], ids, sizes=case["norm"])
     assert metric.compute()["PCK@0.1"].item() == pytest.approx(EXPECTED["pck"]["norm@0.1"]["mean"], rel=1e-6)
+
+
+def test_accuracy_on_heatmaps_is_pck_and_the_published_one_swaps_height_and_width():
+    case, expected = arrays("heatmap_accuracy"), EXPECTED["heatmap_accuracy"]
+    people, keypoints, height, width = case["target"].shape
+    found, annotated = (peaks(case[name]) for name in ("output", "target"))
+    labelled = case["visible"].bool()
+
+    def shares(size: tuple[int, int]) -> Tensor:
+        metric = PCK([f"keypoint {k}" for k in range(keypoints)], [expected["threshold"]])
+        sizes = torch.tensor(size, dtype=torch.float64).expand(people, 2)
+        metric.update(found, annotated, labelled, torch.arange(people), sizes=sizes)
+        return metric.per_keypoint(expected["threshold"])
+
+    published = torch.tensor(expected["per_keypoint"], dtype=torch.float64)
+    torch.testing.assert_close(shares((height, width)), published)
+    assert not torch.equal(shares((width, height)), published)
+
+
+def peaks(heatmaps: Tensor) -> Tensor:
+    """(n, K, 2) where each map of (n, K, H, W) is highest."""
+    at = heatmaps.flatten(2).argmax(2)
+    return torch.stack([at % heatmaps.shape[3], at // heatmaps.shape[3]], 2).double()

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
+from pose_lab.data.synth.body import FLESH
 from pose_lab.data.synth.posing import FAMILIES
 from pose_lab.skeletons import skeleton
 
@@ -76,7 +77,6 @@ class SynthSettings:
         for field in fields(self):
             value = _typed(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
-        skeleton(self.skeleton)
         for complaint in _complaints(self):
             raise ValueError(f"synthetic data: {complaint}")
 
@@ -129,6 +129,9 @@ def _complaints(settings: SynthSettings) -> list[str]:
         for name, least in (("width", 32), ("height", 32), ("train_images", 0), ("val_images", 0), ("seed", 0))
         if (value := getattr(settings, name)) < least
     ]
+    drawn = {side + joint for joint in FLESH for side in ("", "left_", "right_")}
+    if lacking := [name for name in skeleton(settings.skeleton).keypoints if name not in drawn]:
+        found.append(f"drawn people have no {lacking[0]}, which skeleton {settings.skeleton} needs")
     if unknown := set(settings.poses) - set(FAMILIES):
         found.append(f"poses has no family {', '.join(sorted(unknown))}; there are: {', '.join(FAMILIES)}")
     if not settings.poses:

@@ -1,0 +1,46 @@
+"""`python -m pose_lab.benchmark method=kapao [scale=..] [latency.batches=[1]]`: how long a picture takes, by parts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pose_lab.runs import resolvers, search_path
+
+resolvers.register()
+search_path.register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="latency")
+def main(cfg: DictConfig) -> None:
+    """Measures, prints a table, and leaves `latency.json` and `latency.csv`."""
+    # torch takes seconds to import, and --help needs none of it
+    import torch
+
+    from pose_lab.runs import latency
+    from pose_lab.runs.table import console
+
+    try:
+        if cfg.machine.threads:
+            torch.set_num_threads(cfg.machine.threads)
+        device = latency.check(cfg)
+        where = latency.machine(device)
+        timings = latency.measure(cfg)
+        folder = Path(cfg.results) / "latency" / f"{cfg.method.name}-{cfg.scale}-{cfg.data.name}-{device.type}"
+        settings = OmegaConf.to_container(cfg.latency, resolve=True)
+        assert isinstance(settings, dict)
+        latency.write(folder, timings, where, {str(key): value for key, value in settings.items()})
+    except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    title = f"{cfg.method.name}, {where['gpu'] or where['processor']}, {where['threads']} threads"
+    console().print(latency.table(timings, title))
+    print(f"{folder / 'latency.json'}\n{folder / 'latency.csv'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Which data set lies in a folder: by the name that the user gives, or guessed from the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pose_lab.data.module import PoseDataModule
+from pose_lab.data.rules import ReadingRules
+from pose_lab.skeletons import SKELETONS, Skeleton
+
+_CONFIGS = files("pose_lab.conf") / "data"
+_BASE = "loading@_here_: files"  # the configs of data sets in files begin with it
+_DEEPEST = 3  # folders below the root in which annotation files and pictures are looked for
+_MOST = 20  # JSON files, and pictures of each, that are looked at to guess
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of a data set: its annotation file, how to read it, its pictures' folder."""
+
+    name: str
+    annotations: Path
+    rules: ReadingRules
+    images: Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set, and how it was found."""
+
+    how: str
+    parts: tuple[Part, ...]
+
+
+def named(name: str, root: Path, overrides: Sequence[str] = ()) -> Source:
+    """The splits of `data=NAME data.root=ROOT` that are there.
+
+    Raises:
+        FileNotFoundError: if none is; says what is expected and what was found.
+        ValueError: if no data set in files has that name, or an override is wrong.
+    """
+    if name not in names():
+        raise ValueError(f"no data set in files is called {name!r}; there are: {', '.join(names())}")
+    module = _module(name, root, overrides)
+    parts = _parts(module)
+    if not parts:
+        module.prepare_data()  # says what is missing
+    return Source(f"data={name}", tuple(parts))
+
+
+def guessed(root: Path) -> Source:
+    """The first data set of which a split's annotation file and pictures are where its config says; else any files in
+    COCO's layout.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if nothing fits.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is no folder")
+    fitting = {name: parts for name in names() if (parts := _parts(_module(name, root)))}
+    if fitting:
+        first, *others = fitting
+        also = f"; the files of {', '.join(others)} are there too" if others else ""
+        return Source(f"guessed data={first}: its files are where it expects them{also}", tuple(fitting[first]))
+    like_coco = tuple(_files_like_coco(root))
+    if not like_coco:
+        raise ValueError(
+            f"{root.resolve()} is in no layout that is known ({', '.join(names())}), and holds no JSON file in COCO's "
+            "layout with its pictures. Give data=NAME to hear what is missing"
+        )
+    return Source("guessed: files in COCO's layout; skeletons by their number of keypoints", like_coco)
+
+
+def names() -> list[str]:
+    """Data sets that are read from files, by their configs; COCO first."""
+    found = [
+        Path(file.name).stem for file in _CONFIGS.iterdir() if file.name.endswith(".yaml") and _BASE in file.read_text()
+    ]
+    return sorted(found, key=lambda name: (name != "coco", name))
+
+
+def _module(name: str, root: Path, overrides: Sequence[str] = ()) -> PoseDataModule:
+    """The data set as a run would open it, bad records left out. (Composing all by Hydra takes seconds.)"""
+    given = {"root": str(root), "bad_records": "skip", "augment": {"_target_": "pose_lab.data.augment.Augmentation"}}
+    layers = [_CONFIGS / "loading" / "default.yaml", _CONFIGS / "loading" / "files.yaml", _CONFIGS / f"{name}.yaml"]
+    data: Any = OmegaConf.merge(*(OmegaConf.create(layer.read_text()) for layer in layers), given)
+    del data["defaults"]
+    config: Any = OmegaConf.create({"data": data, "seed": 0, "machine": {"workers": 0, "cache": ""}})
+    OmegaConf.set_struct(config, True)
+    try:
+        changed: Any = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+        module: PoseDataModule = instantiate(changed.data)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"data={name}: {str(error).splitlines()[0]}") from None
+    return module
+
+
+def _parts(module: PoseDataModule) -> list[Part]:
+    parts = []
+    for name, split in module.splits.items():
+        file, folder = module.annotation_file(name), module.root / split.images
+        if file.exists() and folder.is_dir():
+            parts.append(Part(name, file, module.rules_of(name), folder))
+    return parts
+
+
+def _files_like_coco(root: Path) -> Iterator[Part]:
+    candidates = sorted(file for depth in range(_DEEPEST) for file in root.glob("*/" * depth + "*.json"))
+    for file in candidates[:_MOST]:
+        try:
+            content = json.loads(file.read_bytes())
+            people, images = content["annotations"], content["images"]
+            skeleton = _skeleton_of(people, content.get("categories"))
+            folder = _folder_of(root, [image["file_name"] for image in images[:_MOST]])
+        except (ValueError, OSError, KeyError, IndexError, TypeError):
+            continue
+        if skeleton and folder:
+            factor = None if all("area" in person for person in people) else 1.0
+            yield Part(file.stem, file, ReadingRules(skeleton, factor, bad_records="skip", images=folder), folder)
+
+
+def _skeleton_of(people: list[Any], categories: Any) -> Skeleton | None:
+    """By the names of the file's keypoints, else by how many the first person has."""
+    counts = {len(person["keypoints"]) / 3 for person in people[:1]}
+    fitting = [points for points in SKELETONS.values() if len(points) in counts]
+    given = tuple(categories[0].get("keypoints", ())) if categories else ()
+    same = [points for points in fitting if points.keypoints == given]
+    return next(iter(same or fitting), None)
+
+
+def _folder_of(root: Path, names: Sequence[str]) -> Path | None:
+    folders = [root, *(folder for depth in range(1, _DEEPEST + 1) for folder in sorted(root.glob("*/" * depth)))]
+    return next((folder for folder in folders if any((folder / name).is_file() for name in names)), None)

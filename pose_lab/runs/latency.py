@@ -1,0 +1,211 @@
+"""How long a method needs for a picture, part by part: what `pose_lab.benchmark` measures and writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from omegaconf import DictConfig
+from rich.table import Table
+from torch import nn
+
+import pose_lab
+from pose_lab.methods.base import PoseMethod
+from pose_lab.nets.folded import folded
+from pose_lab.poses import Batch
+from pose_lab.runs.files import write_json, write_text
+from pose_lab.runs.train import build
+
+FORMS = ("eager", "folded", "compiled")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One measured part: milliseconds per batch, and the quartiles around their median."""
+
+    part: str
+    form: str
+    precision: str
+    batch: int
+    people: int | None
+    median: float
+    low: float
+    high: float
+
+
+def measure(cfg: DictConfig) -> list[Timing]:
+    """All timings of a config: loading, forward, post-processing, and the three together.
+
+    `loading` reads and letterboxes the pictures; `candidates` is the network with test-time augmentation and decoding;
+    `network` is the network alone; `people` is suppression and grouping of drawn people; `end to end` is loading,
+    candidates and people of the pictures themselves, moving them to the device included.
+
+    Raises:
+        ValueError: a setting is wrong, or the device is not there.
+    """
+    settings = cfg.latency
+    device = check(cfg)
+    torch.manual_seed(cfg.seed)
+    method: PoseMethod = build(cfg.method, labels=("name",))
+    method.eval().to(device)
+    timings: list[Timing] = []
+    with torch.inference_mode():
+        for size in settings.batches:
+            timings += _of_batch(cfg, method, size, _Clock(device, settings.warmup, settings.repeats))
+    return timings
+
+
+def check(cfg: DictConfig) -> torch.device:
+    """The device, if all settings are right.
+
+    Raises:
+        ValueError: says the field and what it may be.
+    """
+    settings = cfg.latency
+    for field, known in (("forms", FORMS), ("precisions", PRECISIONS)):
+        for value in settings[field]:
+            if value not in known:
+                raise ValueError(f"latency.{field} has {value!r}; there are: {', '.join(known)}")
+    for field in ("batches", "people"):
+        for value in settings[field]:
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"latency.{field} has {value!r}, but must hold whole numbers from 1 on")
+    if settings.repeats < 2 or settings.warmup < 0:
+        raise ValueError(f"latency.repeats is {settings.repeats} (2 or more), warmup {settings.warmup} (0 or more)")
+    wanted = {"gpu": "cuda"}.get(cfg.machine.accelerator, cfg.machine.accelerator)
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"machine.accelerator is {cfg.machine.accelerator!r}; there are: auto, cpu, gpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("machine.accelerator is gpu, but torch sees none here: use machine.accelerator=cpu")
+    return torch.device(wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _of_batch(cfg: DictConfig, method: PoseMethod, size: int, clock: _Clock) -> Iterator[Timing]:
+    batches = _batches(cfg, size)
+    first = next(batches).to(clock.device)
+    plain = method.net
+    yield Timing("loading", "", "", size, None, *clock.time(lambda: next(batches)))
+    for count in cfg.latency.people:
+        drawn = method.crowd(first, count)
+        yield Timing("people", "", "", size, count, *clock.time(partial(method.people, drawn, first)))
+    for form in cfg.latency.forms:
+        for precision in cfg.latency.precisions:
+            if form == "eager" and precision != "float32":
+                continue
+            method.net = _net(plain, form, precision)
+            images = first.images / 255
+            yield Timing("network", form, precision, size, None, *clock.time(partial(method.net, images)))
+            yield Timing("candidates", form, precision, size, None, *clock.time(lambda: method.candidates(first)))
+            whole = clock.time(lambda: method.predict(next(batches).to(clock.device)))
+            yield Timing("end to end", form, precision, size, None, *whole)
+    method.net = plain
+
+
+def _net(plain: nn.Module, form: str, precision: str) -> nn.Module:
+    if form == "eager":
+        return plain
+    fast = folded(plain, getattr(torch, precision))
+    if form == "compiled":
+        fast.compile()
+    return fast
+
+
+def _batches(cfg: DictConfig, size: int) -> Iterator[Batch]:
+    """The evaluation pictures in whole batches, again and again."""
+    node = cfg.data.copy()
+    node.val_batch_size = size
+    data = build(node)
+    data.prepare_data()
+    data.setup("validate")
+    if len(data.val_annotations.image_ids) < size:
+        raise ValueError(f"latency.batches has {size}, but data.val has {len(data.val_annotations.image_ids)} pictures")
+    while True:
+        yield from (batch for batch in data.val_dataloader() if len(batch) == size)
+
+
+class _Clock:
+    """Medians and quartiles in milliseconds; on a GPU by events around the work, which nothing else waits for."""
+
+    def __init__(self, device: torch.device, warmup: int, repeats: int) -> None:
+        self.device, self.warmup, self.repeats = device, warmup, repeats
+
+    def time(self, action: Callable[[], Any]) -> tuple[float, float, float]:
+        """Median, first and third quartile."""
+        for _ in range(self.warmup):
+            action()
+        once = self._on_gpu if self.device.type == "cuda" else self._on_cpu
+        low, median, high = statistics.quantiles([once(action) for _ in range(self.repeats)], n=4, method="inclusive")
+        return median, low, high
+
+    def _on_cpu(self, action: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        action()
+        return 1000 * (time.perf_counter() - start)
+
+    def _on_gpu(self, action: Callable[[], Any]) -> float:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(self.device)
+        start.record()
+        action()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """On what was measured."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "device": device.type,
+        "gpu": gpu,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "cuda": torch.version.cuda if gpu else None,
+        "pose_lab": pose_lab.__version__,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def table(timings: list[Timing], title: str) -> Table:
+    """Milliseconds per batch: median, and the quartiles around it."""
+    shown = Table("part", "network", "precision", "batch", "people", "median ms", "quartiles", title=title)
+    for t in timings:
+        people = "" if t.people is None else str(t.people)
+        shown.add_row(
+            t.part, t.form, t.precision, str(t.batch), people, f"{t.median:.2f}", f"{t.low:.2f}..{t.high:.2f}"
+        )
+    return shown
+
+
+def write(folder: Path, timings: list[Timing], where: dict[str, Any], settings: dict[str, Any]) -> None:
+    """`latency.json`, with machine and settings, and `latency.csv`; milliseconds per batch."""
+    rows = [asdict(timing) for timing in timings]
+    write_json(folder / "latency.json", {"machine": where, "settings": settings, "milliseconds": rows})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "latency.csv", text.getvalue())
