@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from pose_lab.checkpoints import hrnet
-from pose_lab.checkpoints.filling import fill
+from pose_lab.checkpoints.filling import check_fit, copy, fill
 from pose_lab.checkpoints.reading import StoredTensor, Weights
 from pose_lab.nets.dekr import DEKRNet
 
+RESCORER = "rescorer."
 CONSTANT = "regular_matrix"  # the taps' regular places, in every published adaptive block
 BLOCK = r"offset_feature_layers\.(\d+)\.(\d+)\.(.+)"
 FINAL = r"offset_final_layer\.(\d+)\.(.+)"
@@ -52,7 +53,15 @@ def load(net: DEKRNet, weights: Weights) -> str:
             f"{weights.path} has {heatmaps.shape[0] - 1} keypoints, but the data has {net.num_keypoints}: use data "
             "with the checkpoint's keypoints, or weights that were trained for the data's"
         )
-    return fill(net, stacked(weights))
+    found, state = stacked(weights), net.state_dict()
+    if any(name.startswith(RESCORER) for name in state) == any(name.startswith(RESCORER) for name in found.tensors):
+        return fill(net, found)
+    # poses and their rescoring are published apart: what only one side has stays as it is
+    wanted = {name: tensor for name, tensor in state.items() if not name.startswith(RESCORER)}
+    tensors = {name: tensor for name, tensor in found.tensors.items() if not name.startswith(RESCORER)}
+    check_fit(found, tensors, wanted)
+    copy(tensors, wanted)
+    return f"all {len(wanted)} tensors but those for rescoring"
 
 
 def stacked(weights: Weights) -> Weights:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,8 @@ from torch import Tensor
 from pose_lab.checkpoints import dekr as published
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.base import PoseMethod
-from pose_lab.nets.dekr import DEKRNet
+from pose_lab.methods.dekr_rescoring import Rescoring, fits, pose_features
+from pose_lab.nets.dekr import DEKRNet, Rescorer
 from pose_lab.nets.hrnet import STRIDE
 from pose_lab.ops import warps
 from pose_lab.ops.nms import greedy, ranks
@@ -319,6 +320,7 @@ class Inference:
         other_scales: factor on the centre scores of passes at scales other than 1.
         close_keypoints: a pose is a duplicate if more keypoints than this are close.
         close_distance: two keypoints are close within this share of the better pose's diagonal.
+        rescore: scores are multiplied by what the rescoring network says.
     """
 
     max_people: int
@@ -329,6 +331,7 @@ class Inference:
     other_scales: float
     close_keypoints: int
     close_distance: float
+    rescore: bool
 
     def __post_init__(self) -> None:
         if self.max_people < 1:
@@ -424,15 +427,25 @@ def centre_peaks(centres: Tensor, settings: Inference) -> tuple[Tensor, Tensor]:
     Returns:
         (B, M) int64 cells, row by row, by falling score, then by cell; and (B, M) their scores, 0 for none.
     """
-    centres = centres.nan_to_num(nan=0.0)
     height, width = centres.shape[1:]
     window = next(window for side, window in settings.windows if (height + width) / 2 > side)
-    highest = F.max_pool2d(F.max_pool2d(centres, (1, window), 1, (0, window // 2)), (window, 1), 1, (window // 2, 0))
-    peaks = centres.where((centres == highest) & (centres > settings.min_score), 0).flatten(1)
+    highest = _highest(_highest(centres, window, 1), window, 2)
+    peak = (centres == highest) & (centres > settings.min_score) & (centres < torch.inf)
+    peaks = centres.where(peak, 0).flatten(1)
     scores, index = peaks.topk(min(settings.max_people, peaks.shape[1]))
     order = index.argsort(dim=1, stable=True)
     order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
     return index.gather(1, order), scores.gather(1, order)
+
+
+def _highest(maps: Tensor, window: int, dim: int) -> Tensor:
+    """The greatest number within a window along one dimension; a few passes over the map beat a max-pool on CPUs."""
+    highest, size = maps.clone(), maps.shape[dim]
+    for step in range(1, min(window // 2, size - 1) + 1):
+        for start, other in ((0, step), (step, 0)):
+            part = highest.narrow(dim, start, size - step)
+            torch.fmax(part, maps.narrow(dim, other, size - step), out=part)
+    return highest
 
 
 def _rescaled(scores: Sequence[Tensor], scales: Sequence[float], factor: float) -> Tensor:
@@ -467,16 +480,18 @@ def heat_values(maps: Maps, poses: Tensor, flip: Tensor) -> Tensor:
     x, y = torch.stack([left, right], -1), torch.stack([top, below], -1)
     weights = torch.stack([1 - share, share], -2)  # (B, K, M, 2 corners, 2 x y)
     weights = weights[..., :, None, 1] * weights[..., None, :, 0]
-    values = _gathered(maps.heatmaps[:, :-1], y[..., :, None] * width + x[..., None, :])
+    values = _gathered(maps.heatmaps, torch.arange(len(flip), device=x.device), x, y)
     if maps.mirrored is not None:
-        other = maps.mirrored[0][:, :-1][:, flip]
-        values = (values + _gathered(other, y[..., :, None] * width + (width - 1 - x)[..., None, :])) / 2
+        values = (values + _gathered(maps.mirrored[0], flip, width - 1 - x, y)) / 2
     return (values * weights).sum((-1, -2)).transpose(1, 2).nan_to_num(nan=0.0)
 
 
-def _gathered(maps: Tensor, index: Tensor) -> Tensor:
-    """Values of maps (B, K, h, w) at places (B, K, ...) counted row by row."""
-    return maps.flatten(2).gather(2, index.flatten(2)).view(index.shape)
+def _gathered(maps: Tensor, channels: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Values of maps (B, C, h, w) in K channels, at columns and rows (B, K, M, 2): (B, K, M, 2 rows, 2 columns)."""
+    height, width = maps.shape[2:]
+    row = channels[:, None, None] * height + y
+    index = row[..., :, None] * width + x[..., None, :]
+    return maps.flatten(1).gather(1, index.flatten(1)).view(index.shape)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -506,7 +521,7 @@ def suppress(found: Candidates, settings: Inference) -> tuple[Tensor, Tensor]:
     earlier = torch.ones_like(close[0]).triu(1)
     real = found.scores > 0
     held = (close | holds_best) & earlier & real[:, :, None]
-    kept = greedy(held.to(heat)) & real
+    kept = greedy(held) & real
     if settings.max_people < best.shape[1]:
         best, kept = _capped(best, kept, heat, settings.max_people)
     return best, kept
@@ -567,6 +582,7 @@ class Dekr(PoseMethod):
         losses: arguments of `Losses`.
         inference: arguments of `Inference`.
         test_time: `scales` of the passes over a picture, and whether it is also shown mirrored (`flip`).
+        rescoring: arguments of `Rescoring`.
 
     Raises:
         ValueError: numbers do not fit each other.
@@ -590,18 +606,33 @@ class Dekr(PoseMethod):
         losses: Mapping[str, Any],
         inference: Mapping[str, Any],
         test_time: Mapping[str, Any],
+        rescoring: Mapping[str, Any],
     ) -> None:
         keypoints = skeleton if isinstance(skeleton, Skeleton) else named_skeleton(skeleton)
         network = net(num_keypoints=len(keypoints))
+        chosen = Rescoring(**rescoring)
+        if chosen.wanted:
+            network.rescorer = chosen.network(keypoints)
         super().__init__(keypoints, network, optimisation)
+        self.rescoring = chosen
         self.labels, self.weights = Labels(**labels), Losses(**losses)
         self.inference = Inference(**inference)
+        if self.inference.rescore and network.rescorer is None:
+            raise ValueError("inference.rescore needs a rescoring network: set rescoring.learn or rescoring.weights")
         self.scales = _scales(test_time["scales"])
         self.flip = bool(test_time["flip"])
         _check_frame(image_size, network.stride)
         for name, values in normalisation.items():
             self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
         self.register_buffer("mirrored", torch.tensor(keypoints.flip), persistent=False)
+        if self.rescoring.learn == "alone":
+            self.net.requires_grad_(False)
+            self._rescorer.requires_grad_(True)
+
+    @property
+    def _rescorer(self) -> Rescorer:
+        assert self.net.rescorer is not None
+        return self.net.rescorer
 
     @classmethod
     def net_changes(cls, weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:
@@ -612,9 +643,24 @@ class Dekr(PoseMethod):
         """All of DEKR's, or the trunk of a classifier's."""
         return published.load(self.net, weights)
 
+    def train(self, mode: bool = True) -> Self:
+        """Where the rescoring network learns alone, all else stays in evaluation, its running statistics too."""
+        super().train(mode)
+        if mode and self.rescoring.learn == "alone":
+            self.net.eval()
+        return self
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The two losses, times their weights."""
+        """The losses of heatmaps, offsets and rescoring, as far as they are learnt, times their weights."""
         heat, raw_offsets = self.net(self._normalised(batch.images))
+        if self.rescoring.learn == "never":
+            return self._map_losses(heat, raw_offsets, batch)
+        rescoring = {
+            "rescoring": self.rescoring.loss * self._rescoring_loss(heat.detach(), raw_offsets.detach(), batch)
+        }
+        return rescoring if self.rescoring.learn == "alone" else self._map_losses(heat, raw_offsets, batch) | rescoring
+
+    def _map_losses(self, heat: Tensor, raw_offsets: Tensor, batch: Batch) -> dict[str, Tensor]:
         shape = (len(heat), *heat.shape[2:])
         people = batch.instances
         mask = loss_mask(people, shape) if self.labels.mask else None
@@ -628,6 +674,21 @@ class Dekr(PoseMethod):
         )
         offset_error = offset_loss(raw_offsets, offsets(drawn, shape, self.labels), self.weights.beta)
         return {"heatmap": self.weights.heatmap * heat_error, "offset": self.weights.offset * offset_error}
+
+    def _rescoring_loss(self, heat: Tensor, raw_offsets: Tensor, batch: Batch) -> Tensor:
+        """Mean squared difference between what the rescoring network says of the people found and their OKS."""
+        found = decode([Maps(1.0, *self._activated(heat, raw_offsets))], self.mirrored, self.inference)
+        image_index, keypoints, scores = self._found(found, batch)
+        assert self.skeleton.sigmas is not None
+        to_original = warps.invert(batch.to_input)
+        truth = fits(image_index, keypoints, batch.instances, to_original, self.skeleton.sigmas)
+        errors = (self._rescored(keypoints, scores) - truth).square()
+        return errors.sum() / max(len(errors), 1)
+
+    def _rescored(self, keypoints: Tensor, scores: Tensor) -> Tensor:
+        """(P,) the rescoring network's factors for poses (P, K, 2) in original pixels and their scores (P, K)."""
+        name, chosen = self.skeleton.name, self.rescoring
+        return self._rescorer(pose_features(keypoints, scores, chosen.links[name], chosen.torso[name]))
 
     def candidates(self, batch: Batch) -> Candidates:
         """The poses at the highest centres of all passes."""
@@ -647,13 +708,21 @@ class Dekr(PoseMethod):
 
     def people(self, candidates: Candidates, batch: Batch) -> Predictions:
         """Suppression and scoring: the people found, in pixels of the original images."""
+        image_index, keypoints, keypoint_scores = self._found(candidates, batch)
+        scores = keypoint_scores.mean(1)
+        if self.inference.rescore:
+            scores = (scores * self._rescored(keypoints, keypoint_scores)).nan_to_num(nan=0.0)
+        return predictions(image_index, keypoints, keypoint_scores, scores)
+
+    def _found(self, candidates: Candidates, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (P,), keypoints (P, K, 2) in original pixels and keypoint scores (P, K) of the people."""
         rows, kept = suppress(candidates, self.inference)
         image_index, place = kept.nonzero(as_tuple=True)
         row = rows[image_index, place]
         scores = candidates.scores[image_index, row, None] * candidates.heat[image_index, row]
         positions = candidates.poses[image_index, row] + PIXEL_CENTRE
         to_original = warps.invert(batch.to_input).to(positions)[image_index]
-        return predictions(image_index, warps.apply_to_points(to_original, positions), scores)
+        return image_index, warps.apply_to_points(to_original, positions), scores
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images / 255 - self.mean) / self.deviation
@@ -664,15 +733,15 @@ def moved_left(images: Tensor, pixels: int) -> Tensor:
     return torch.cat([images[..., pixels:], images[..., images.shape[3] - pixels :]], 3)
 
 
-def predictions(image_index: Tensor, keypoints: Tensor, keypoint_scores: Tensor) -> Predictions:
-    """People, by falling score within an image; a person's score is the mean of its keypoints'.
+def predictions(image_index: Tensor, keypoints: Tensor, keypoint_scores: Tensor, scores: Tensor) -> Predictions:
+    """People, by falling score within an image.
 
     Args:
         image_index: (P,) int64, ascending.
         keypoints: (P, K, 2) pixels of the original images.
         keypoint_scores: (P, K).
+        scores: (P,).
     """
-    scores = keypoint_scores.mean(1)
     order = torch.argsort(scores, descending=True, stable=True)
     order = order[torch.argsort(image_index[order], stable=True)]
     keypoints = keypoints[order]

@@ -162,6 +162,7 @@ class DEKRNet(HRNet):
         layers = (_offset_block(convolution, offset, branches, dilation) for _ in range(offset_blocks))
         self.offset_features = nn.Sequential(*layers)
         self.offset_final = nn.Conv2d(offset, 2 * num_keypoints, 1, groups=branches)
+        self.rescorer: Rescorer | None = None  # the method adds one where it rescores
         set_norms(self, norm_momentum)
         init_normal(self, init_std)
 
@@ -198,7 +199,7 @@ class Rescorer(nn.Module):
     """Tells from a pose's shape and its keypoints' scores how well it fits: the factor on its score.
 
     Args:
-        features: see `methods.dekr.pose_features`.
+        features: see `methods.dekr_rescoring.pose_features`.
         hidden: width of the two hidden layers.
     """
 

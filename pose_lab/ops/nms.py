@@ -112,11 +112,11 @@ def greedy(overlaps: Tensor) -> Tensor:
     Each round settles at least one more candidate of every chain of overlaps, so the fixed point is the greedy result.
 
     Args:
-        overlaps: (G, M, M) float, 1 where candidate i is earlier than candidate j and overlaps it, else 0.
+        overlaps: (G, M, M) bool, where candidate i is earlier than candidate j and overlaps it.
     """
     kept = overlaps.new_ones(overlaps.shape[:2])
     while True:
-        again = (torch.bmm(kept[:, None], overlaps)[:, 0] == 0).to(kept)
+        again = ~(overlaps & kept[:, :, None]).any(1)
         if torch.equal(again, kept):
-            return kept > 0
+            return kept
         kept = again

@@ -161,7 +161,7 @@ def test_nobody():
     found = decode([maps], IDENTITY, inference())
     assert not suppress(found, inference())[1].any()
     none = torch.zeros(0, dtype=torch.int64)
-    assert len(predictions(none, torch.zeros(0, 3, 2), torch.zeros(0, 3))) == 0
+    assert len(predictions(none, torch.zeros(0, 3, 2), torch.zeros(0, 3), torch.zeros(0))) == 0
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -203,7 +203,7 @@ def test_poses_of_zero_extent_are_people_too():
 
 def test_people_come_by_falling_score():
     scores = torch.tensor([[0.1, 0.3], [0.5, 0.5], [0.4, 0.4], [0.9, 0.7]])
-    found = predictions(torch.tensor([0, 0, 1, 1]), torch.arange(16.0).view(4, 2, 2), scores)
+    found = predictions(torch.tensor([0, 0, 1, 1]), torch.arange(16.0).view(4, 2, 2), scores, scores.mean(1))
     assert found.image_index.tolist() == [0, 0, 1, 1]
     assert found.scores.tolist() == pytest.approx([0.5, 0.2, 0.8, 0.4])
     assert found.boxes[0].tolist() == [4, 5, 6, 7]
