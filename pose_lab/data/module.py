@@ -208,7 +208,8 @@ class PoseDataModule(lightning.LightningDataModule):
         counts = [f"{name} {len(self._rows[name]):,} pictures" for name in self.splits]
         people = f"{len(self.train_annotations.instance_ids):,} people to train on"
         height, width = self.frame
-        shown = f"skeleton {self.skeleton.name}, shown at {width}x{height}"
+        mapped = f" (annotated as {self.rules.skeleton.name})" if self.rules.shown else ""
+        shown = f"skeleton {self.skeleton.name}{mapped}, shown at {width}x{height}"
         return f"{self.name} in {self.root}: {', '.join(counts)}, {people}, {shown}"
 
     def train_dataloader(self) -> EpochLoader:

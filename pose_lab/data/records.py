@@ -132,6 +132,8 @@ def _sound_people(people: list[Record], image_ids: set[int], rules: ReadingRules
         if person["id"] in seen:
             return "annotations with an id that occurred before"
         seen.add(person["id"])
+        if not _integer(person.get("track_id", -1)):
+            return "annotations whose track_id is not a whole number"
         if person["image_id"] not in image_ids:
             return "annotations of an image that is not in the list"
         return _wrong_shape(person, rules)
@@ -146,7 +148,9 @@ def _wrong_shape(person: Record, rules: ReadingRules) -> str | None:
         return "annotations without keypoints"
     if len(keypoints) != 3 * len(rules.skeleton):
         name, expected = rules.skeleton.name, len(rules.skeleton)
-        return f"annotations with {len(keypoints) / 3:g} keypoints (skeleton {name}, `data.skeleton`, has {expected})"
+        return (
+            f"annotations with {len(keypoints) / 3:g} keypoints (skeleton {name}, `data.annotated_as`, has {expected})"
+        )
     if not isinstance(box, list | np.ndarray) or len(box) != 4:
         return "annotations without a box of four numbers"
     if rules.area_factor is None and "area" not in person:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +23,8 @@ from pose_lab.data.images import Picture
 from pose_lab.data.people import carried, people_of
 from pose_lab.poses import Annotations, Batch
 from pose_lab.skeletons import Skeleton
+
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,17 @@ def _unfilled(shape: tuple[int, ...]) -> Tensor:
 
 
 def prepare_worker(_: Any) -> None:
-    """One thread per loader worker: parallelism comes from the workers."""
+    """One thread per loader worker: parallelism comes from the workers. Signals to stop are the run's business.
+
+    Slurm and Ctrl-C send them to all processes, and a run whose workers die cannot write its checkpoint.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    threading.Thread(target=_obey_the_run, daemon=True).start()
+
+
+def _obey_the_run() -> None:
+    while signal.sigwaitinfo(_STOP_SIGNALS).si_pid != os.getppid():
+        pass
+    os._exit(0)

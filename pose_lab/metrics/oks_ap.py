@@ -135,6 +135,7 @@ class OKSAveragePrecision(Metric):
                 f"annotations have {annotations.keypoints.shape[1]} keypoints, "
                 f"skeleton {skeleton.name} has {len(skeleton)}"
             )
+        self.sigmas = skeleton.oks_sigmas  # a skeleton without them is refused here, not after the first epoch
         self.annotations = annotations
         self.skeleton = skeleton
         self.max_detections = max_detections
@@ -284,7 +285,7 @@ class OKSAveragePrecision(Metric):
     def _near_pairs(self, found: _Detections, truth: _GroundTruth, lowest: Tensor) -> tuple[Pairs, Tensor]:
         """Pairs that reach the lowest threshold, and their similarity (P,); some detections at a time, for memory."""
         keypoints = joined(self.keypoints)
-        sigmas = torch.tensor(self.skeleton.oks_sigmas, dtype=torch.float64)
+        sigmas = torch.tensor(self.sigmas, dtype=torch.float64)
         near_pairs, near_similarity = [], []
         for start in range(0, max(len(found.rows), 1), DETECTIONS_AT_A_TIME):
             block = slice(start, start + DETECTIONS_AT_A_TIME)

@@ -25,7 +25,7 @@ from pose_lab.methods.base import PoseMethod
 from pose_lab.nets.folded import folded
 from pose_lab.poses import Batch
 from pose_lab.runs.files import write_json, write_text
-from pose_lab.runs.train import build
+from pose_lab.runs.train import LABELS, build
 
 FORMS = ("eager", "folded", "compiled")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -58,7 +58,7 @@ def measure(cfg: DictConfig) -> list[Timing]:
     settings = cfg.latency
     device = check(cfg)
     torch.manual_seed(cfg.seed)
-    method: PoseMethod = build(cfg.method, labels=("name",))
+    method: PoseMethod = build(cfg.method, LABELS)
     method.eval().to(device)
     timings: list[Timing] = []
     with torch.inference_mode():

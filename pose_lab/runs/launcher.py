@@ -1,6 +1,6 @@
-"""`hydra/launcher=processes`: Hydra's multirun with each run as its own process.
+"""`hydra/launcher=processes`: Hydra's multirun with each run as its own process; and what all launchers share.
 
-Hydra composes the runs of a sweep; this launcher finds each run's folder by its identity, leaves out the finished ones,
+Hydra composes the runs of a sweep; a launcher finds each run's folder by its identity, leaves out the finished ones,
 starts the others with explicit overrides (so that any of them can be repeated alone, and a process that re-executes its
 command line, as `ddp` does, repeats one run and not the sweep), and ends with the report (none with `report: null`).
 """
@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from rich.console import Console
 from pose_lab.runs.files import write_json, write_text
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.identity import resolved, run_folder, trained_by
+from pose_lab.runs.report import PLAN
 from pose_lab.runs.sweep import Job, Settings, Sweep, follow_parent
 from pose_lab.runs.table import console, final_table, view
 
@@ -63,22 +65,18 @@ class ProcessesConf:
     fingerprint: str = "pose_lab.runs.train.fingerprint"
 
 
-class ProcessLauncher(Launcher):
-    """See the module; arguments as in `ProcessesConf`."""
+class SweepLauncher(Launcher):
+    """What launchers share: from Hydra's jobs to runs in their folders, and from their ends to the report.
+
+    Args:
+        log_lines: how many last lines of a failed run's log are shown at the end.
+        program: the module that trains one run.
+        fingerprint: the function that takes a run's config and returns the fingerprint of its data.
+    """
 
     __module__ = "hydra_plugins.pose_lab"
 
-    def __init__(
-        self,
-        parallel: int,
-        retry_failed: bool,
-        grace_seconds: float,
-        devices: Sequence[str],
-        log_lines: int,
-        program: str,
-        fingerprint: str,
-    ) -> None:
-        self.settings = Settings(parallel, retry_failed, grace_seconds, list(devices))
+    def __init__(self, log_lines: int, program: str, fingerprint: str) -> None:
         self.log_lines = log_lines
         self.program = program
         self.fingerprint = fingerprint
@@ -87,10 +85,7 @@ class ProcessLauncher(Launcher):
         """Keeps what Hydra hands over; refuses settings and folders that cannot work before anything starts."""
         self.hydra_context = hydra_context
         self.config = config
-        if self.settings.parallel < 1:
-            raise CompactHydraException(
-                f"hydra.launcher.parallel={self.settings.parallel}: at least one run must train"
-            )
+        self.check()
         try:
             # Hydra's sweeper writes this file next, and would answer a full or read-only disk with a stack trace
             write_text(Path(config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(config))
@@ -109,18 +104,48 @@ class ProcessLauncher(Launcher):
             jobs = self._jobs(configs, job_overrides, initial_job_idx + 1)
         except (OSError, TypeError, ValueError) as error:
             raise CompactHydraException(str(error)) from error
-        screen, metric = console(), str(OmegaConf.select(configs[0], "report.metric", default="AP"))
-        sweep = Sweep(jobs, self.settings, view(screen, metric))
-        sweep.run()
+        self.run(jobs, configs, console(), str(OmegaConf.select(configs[0], "report.metric", default="AP")))
+        return [_completed(cfg, overrides) for cfg, overrides in zip(configs, job_overrides, strict=True)]
+
+    @property
+    def machine(self) -> Sequence[str]:
+        """Overrides of every run that say what it runs on; they decide nothing about its result."""
+        return []
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises CompactHydraException for settings that cannot work."""
+
+    @abstractmethod
+    def run(self, jobs: Sequence[Job], configs: Sequence[DictConfig], screen: Console, metric: str) -> None:
+        """Trains what is not finished; the sweep's outcome is in the folders, and in the status that it exits with."""
+
+    def conclude(
+        self, jobs: Sequence[Job], configs: Sequence[DictConfig], screen: Console, metric: str, figure: bool = True
+    ) -> None:
+        """The final table and the reports; with `figure` also sends their figures to where the runs are logged."""
         screen.print(final_table(jobs, metric))
         node = resolved(configs[0]).get("report")
         if node is not None:
-            for folder in _sweep_folders(jobs):
-                _report(folder, node, screen)
-                if any(not job.skipped for job in jobs):
-                    _log_figure(folder, configs[0], screen)
-        self._leave(sweep, screen)
-        return [_completed(cfg, overrides) for cfg, overrides in zip(configs, job_overrides, strict=True)]
+            for folder in sweep_folders(jobs):
+                write_report(folder, node, screen)
+                if figure and any(not job.skipped for job in jobs):
+                    log_figure(folder, configs[0], screen)
+
+    def leave(self, jobs: Sequence[Job], screen: Console) -> None:
+        """Shows what failed, and ends the process with status 1 if anything has."""
+        failed = [job for job in jobs if job.state == "failed"]
+        for job in failed:
+            show_failure(job, self.log_lines, screen)
+        if failed:
+            text = f"\n{len(failed)} of {len(jobs)} runs failed. To try them again:\n  {self.again}"
+            screen.print(text, soft_wrap=True, markup=False)
+            raise SystemExit(1)
+
+    @property
+    def again(self) -> str:
+        """The command that started this."""
+        return shlex.join(["python", "-m", self.program, *sys.argv[1:]])
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -148,28 +173,52 @@ class ProcessLauncher(Launcher):
                 values = [f"{key}={json.dumps(value)}" for key, value in cfg.weights_of.items()]
                 trains = [*overrides, *values, "weights_of=null"]
                 cell.after = add(self._compose(trains), trains, content).folder
-        _write_plan(list(jobs.values()))
+        _write_plan(list(jobs.values()), self.program)
         return list(jobs.values())
 
     def _command(self, cfg: DictConfig, overrides: Sequence[str], folder: RunFolder) -> list[str]:
         """The command that trains one run, complete in itself."""
         hydra = [override for override in cfg.hydra.overrides.hydra if not override.startswith(OWN_HYDRA_KEYS)]
-        own = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(folder.path))}"]
+        own = [*self.machine, "hydra.mode=RUN", f"hydra.run.dir={_quoted(str(folder.path))}"]
         return [sys.executable, "-m", self.program, *_config_flags(cfg), *hydra, *overrides, *own]
 
-    def _leave(self, sweep: Sweep, screen: Console) -> None:
-        """Ends the process with the sweep's status, unless all is well."""
-        again = shlex.join(["python", "-m", self.program, *sys.argv[1:]])
-        failed = [job for job in sweep.jobs if job.state == "failed"]
-        for job in failed:
-            show_failure(job, self.log_lines, screen)
+
+class ProcessLauncher(SweepLauncher):
+    """See the module; arguments as in `ProcessesConf`."""
+
+    __module__ = "hydra_plugins.pose_lab"
+
+    def __init__(
+        self,
+        parallel: int,
+        retry_failed: bool,
+        grace_seconds: float,
+        devices: Sequence[str],
+        log_lines: int,
+        program: str,
+        fingerprint: str,
+    ) -> None:
+        super().__init__(log_lines, program, fingerprint)
+        self.settings = Settings(parallel, retry_failed, grace_seconds, list(devices))
+
+    def check(self) -> None:
+        """At least one run must train."""
+        if self.settings.parallel < 1:
+            raise CompactHydraException(
+                f"hydra.launcher.parallel={self.settings.parallel}: at least one run must train"
+            )
+
+    def run(self, jobs: Sequence[Job], configs: Sequence[DictConfig], screen: Console, metric: str) -> None:
+        """Runs them as child processes."""
+        sweep = Sweep(jobs, self.settings, view(screen, metric))
+        sweep.run()
+        self.conclude(jobs, configs, screen, metric)
         if sweep.stopped_by is not None:
-            screen.print(f"\nStopped. To go on where it stopped:\n  {again}", soft_wrap=True, markup=False)
+            for job in (job for job in jobs if job.state == "failed"):
+                show_failure(job, self.log_lines, screen)
+            screen.print(f"\nStopped. To go on where it stopped:\n  {self.again}", soft_wrap=True, markup=False)
             raise SystemExit(128 + sweep.stopped_by)
-        if failed:
-            text = f"\n{len(failed)} of {len(sweep.jobs)} runs failed. To try them again:\n  {again}"
-            screen.print(text, soft_wrap=True, markup=False)
-            raise SystemExit(1)
+        self.leave(jobs, screen)
 
 
 def register() -> None:
@@ -178,9 +227,21 @@ def register() -> None:
     In a run that a sweep started, it begins to follow that sweep.
     """
     follow_parent()
-    _join_hydra_plugins()
-    Plugins.instance().register(ProcessLauncher)
-    ConfigStore.instance().store(group="hydra/launcher", name="processes", node=ProcessesConf, provider="pose_lab")
+    add_launcher("processes", ProcessLauncher, ProcessesConf)
+
+
+def add_launcher(name: str, launcher: type[SweepLauncher], conf: type) -> None:
+    """Makes a launcher known to Hydra, with its config as option `name` of the group `hydra/launcher`.
+
+    Hydra takes launchers from the package `hydra_plugins` only, so this one becomes a part of it.
+    """
+    Plugins.instance()  # imports the package if any plugin is installed
+    package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
+    module = package.__dict__.setdefault("pose_lab", ModuleType("hydra_plugins.pose_lab"))
+    setattr(module, launcher.__name__, launcher)
+    sys.modules["hydra_plugins.pose_lab"] = module
+    Plugins.instance().register(launcher)
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=conf, provider="pose_lab")
 
 
 def swept_keys(job_overrides: Sequence[Sequence[str]]) -> set[str]:
@@ -199,7 +260,7 @@ def show_failure(job: Job, lines: int, screen: Console) -> None:
         screen.print(f"  {line}", soft_wrap=True, markup=False)
 
 
-def _report(folder: Path, node: Mapping[str, Any], screen: Console) -> None:
+def write_report(folder: Path, node: Mapping[str, Any], screen: Console) -> None:
     """The report must not take the sweep's result with it: what stops it is said, and the sweep ends as it would."""
     from pose_lab.runs import formats, report  # here, as --help needs none of what they import
 
@@ -213,7 +274,7 @@ def _report(folder: Path, node: Mapping[str, Any], screen: Console) -> None:
         screen.print(f"Report: {files[0]} (also {', '.join(file.suffix for file in files[1:])})", soft_wrap=True)
 
 
-def _log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
+def log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
     """Sends the sweep's figure to where its runs are logged."""
     figure = folder / "report.png"
     if not cfg.get("logger") or not figure.exists():
@@ -226,21 +287,15 @@ def _log_figure(folder: Path, cfg: DictConfig, screen: Console) -> None:
     screen.print(where, soft_wrap=True, markup=False)
 
 
-def _join_hydra_plugins() -> None:
-    """Makes this module known as `hydra_plugins.pose_lab`: Hydra takes launchers from that package only."""
-    Plugins.instance()  # imports the package if any plugin is installed
-    package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
-    package.pose_lab = sys.modules[__name__]  # type: ignore[attr-defined]
-
-
-def _write_plan(jobs: Sequence[Job]) -> None:
+def _write_plan(jobs: Sequence[Job], program: str) -> None:
     """`sweep.json`: what was started, for people and for the commands that look at a sweep later."""
-    for folder in _sweep_folders(jobs):
+    for folder in sweep_folders(jobs):
         runs = [{"folder": job.folder.name, "command": job.command} for job in jobs if job.folder.path.parent == folder]
-        write_json(folder / "sweep.json", {"started": time.time(), "arguments": sys.argv[1:], "runs": runs})
+        how = {"program": program, "arguments": sys.argv[1:], "directory": str(Path.cwd())}
+        write_json(folder / PLAN, {"started": time.time(), **how, "runs": runs})
 
 
-def _sweep_folders(jobs: Sequence[Job]) -> list[Path]:
+def sweep_folders(jobs: Sequence[Job]) -> list[Path]:
     """Usually one; a sweep over scales or data sets has several."""
     return list(dict.fromkeys(job.folder.path.parent for job in jobs))
 

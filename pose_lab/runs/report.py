@@ -47,6 +47,7 @@ from pose_lab.runs.folder import RunFolder, State, Status
 from pose_lab.runs.identity import deciding_part
 from pose_lab.runs.words import GAIN, epoch_text, unit, value_text
 
+PLAN = "sweep.json"  # in a sweep's folder: what was started last
 SEED = "seed"
 ABOUT = "method.about."
 SEARCH_KEYS = {"field": "field", "value": "value"}  # of the rows of a search
@@ -230,15 +231,33 @@ def _columns(wanted: Sequence[str], runs: Sequence[Run]) -> list[str]:
 
 def read_runs(folder: Path) -> list[Run]:
     """All runs of a sweep whose config is written, by name."""
-    return [_read_run(RunFolder(path.parent)) for path in sorted(folder.glob("*/config.yaml"))]
+    settings = _Settings()
+    return [_read_run(RunFolder(path.parent), settings) for path in sorted(folder.glob("*/config.yaml"))]
 
 
-def _read_run(folder: RunFolder) -> Run:
+class _Settings:
+    """What decides results, by dotted key; the parts that configs share are looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[Any, dict[str, Any]]] = {}  # the value is kept, so that its id stays
+
+    def of(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a run's config."""
+        settings: dict[str, Any] = {}
+        for key, value in content.items():
+            place = (key, id(value))
+            if place not in self._known:
+                self._known[place] = (value, flat(deciding_part({key: value})))
+            settings |= self._known[place][1]
+        return settings
+
+
+def _read_run(folder: RunFolder, known: _Settings) -> Run:
     content, status = folder.config(), folder.status()
     finished = status.state == "finished"
     progress = folder.progress() if status.state == "running" else {}
     metrics = folder.metrics() if finished else {}
-    settings = flat(deciding_part(content))
+    settings = known.of(content)
     settings = {f"{ABOUT}{name}": text for name, text in _about(content).items()} | settings
     node = content.get("report") or {}
     searched = read_table(folder.search) if node.get("search") else ()
@@ -261,16 +280,17 @@ def flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _listed(folder: Path, runs: Sequence[Run]) -> list[Run]:
     """The runs of the sweep that was started last; all where there was none, or nothing is left of it."""
-    plan = folder / "sweep.json"
+    plan = folder / PLAN
     names = {run["folder"] for run in read_json(plan)["runs"]} if plan.exists() else set()
     return [run for run in runs if run.name in names] or list(runs)
 
 
 def _parted(runs: Sequence[Run], listed: Sequence[Run], axis: str | None) -> tuple[list[Run], list[Other]]:
     """The runs that the report is about, and the others with what sets them apart from the listed run next to them."""
-    kept, others = [], []
+    kept, others, names = [], [], {run.name for run in listed}
     for run in runs:
-        changes = min((_changed(one, run, axis) for one in listed), key=len)
+        # most runs are listed; to hold each of them against each other one would take long for a thousand
+        changes = [] if run.name in names else min((_changed(one, run, axis) for one in listed), key=len)
         if changes:
             others.append(Other(run, {key: run.settings.get(key) for key in changes}))
         else:

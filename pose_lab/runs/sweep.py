@@ -7,18 +7,16 @@ another one is training is waited for, and taken over if that one dies.
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, Literal, Protocol
 
-from pose_lab.runs.files import explained
 from pose_lab.runs.folder import RunBusyError, RunFolder
 
 JobState = Literal["queued", "running", "elsewhere", "finished", "failed", "interrupted"]
@@ -160,9 +158,7 @@ class Sweep:
     def _start(self, job: Job, slot: int) -> None:
         job.state, job.began = "running", time.time()
         try:
-            with explained(job.folder.path), open(job.folder.log, "ab") as log:
-                log.write(f"=== {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(job.command)}\n".encode())
-                log.flush()
+            with job.folder.appended_log(job.command) as log:
                 self._children[slot] = (job, _process(job.command, log, child_environment(self.settings, slot)))
         except OSError as error:
             job.state, job.error = "failed", str(error)
@@ -194,10 +190,7 @@ class Sweep:
 
     def _write_failure(self, job: Job) -> JobState:
         try:
-            with job.folder.lock():
-                status = job.folder.recorded_status()
-                ended = status.ended if status.state == "failed" else time.time()
-                job.folder.write_status(replace(status, state="failed", error=job.error, ended=ended))
+            job.folder.write_failure(job.error or "")
         except RunBusyError:
             return "elsewhere"
         except OSError as error:  # a full disk, say: the others go on

@@ -165,6 +165,22 @@ def final_table(jobs: Sequence[Job], metric: str) -> Table:
     return table
 
 
+def status_table(jobs: Sequence[Job], metric: str, tasks: Mapping[int, str]) -> Table:
+    """All runs as they are now, each with its Slurm job (by the run's number) and why it waits or failed."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in ("run", "state", "epoch", metric, "time left", *(["job"] if tasks else []), "note"):
+        right = name in ("epoch", metric, "time left")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for job in jobs:
+        now = job.folder.progress() if job.state in ("running", "queued", "interrupted") else {}
+        value = best_known(job.folder, metric) if job.state == "finished" else metric_of(now.get("metrics", {}), metric)
+        left = duration(now.get("seconds_left")) if job.state == "running" else ""
+        placed = [tasks.get(job.number, "")] if tasks else []
+        numbers = (epoch_text(now), percent(value), left)
+        table.add_row(job.folder.name, coloured(job.state), *numbers, *placed, Text(job.error or ""))
+    return table
+
+
 def coloured(state: str) -> Text:
     """A state in its colour."""
     return Text(state, style=COLOURS.get(state, "dim"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import subprocess
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 import pose_lab
 from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
-from pose_lab.runs.checkpoints import Checkpoints, InterruptedRun, WholeCheckpoints, resumable
-from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.checkpoints import Checkpoints, WholeCheckpoints, resumable
+from pose_lab.runs.code import origin
+from pose_lab.runs.folder import InterruptedRun, RunFolder
 from pose_lab.runs.identity import deciding, identity, resolved, run_folder, trained_by
 from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
@@ -116,6 +116,7 @@ def _run(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str, 
     """Trains and evaluates, or evaluates the given weights."""
     if _is_first_process():
         folder.write_config(cfg)
+        origin().write(folder.path)
     data.prepare_data()
     data.setup("fit")
     seed_everything(cfg.seed, verbose=False)
@@ -155,20 +156,17 @@ def _fit_and_evaluate(
 ) -> dict[str, Any]:
     own = cfg.training.evaluate if cfg.training.epochs else "checkpoint"
     numbers: dict[str, Any] = {"weights": str(weights or own)}
-    try:
-        with checkpoints.listening():
-            if cfg.training.epochs and weights is None:
-                trainer.fit(method, data, ckpt_path=resume, weights_only=True)
-                weights = checkpoints.folder / CHECKPOINTS[cfg.training.evaluate]
-                numbers["seconds"] = round(checkpoints.trained_seconds, 1)
-            if weights is not None:
-                numbers |= _restore(method, weights)
-            numbers |= _evaluate(trainer, method, data)
-            if cfg.search is not None:
-                settings = Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
-                numbers |= search(trainer, method, settings, folder)
-    except InterruptedRun as stop:
-        raise KeyboardInterrupt(str(stop)) from None
+    with checkpoints.listening():
+        if cfg.training.epochs and weights is None:
+            trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+            weights = checkpoints.folder / CHECKPOINTS[cfg.training.evaluate]
+            numbers["seconds"] = round(checkpoints.trained_seconds, 1)
+        if weights is not None:
+            numbers |= _restore(method, weights)
+        numbers |= _evaluate(trainer, method, data)
+        if cfg.search is not None:
+            settings = Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
+            numbers |= search(trainer, method, settings, folder)
     return numbers | _origin(trainer)
 
 
@@ -182,6 +180,8 @@ def _trainer(
         devices=machine.devices,
         num_nodes=machine.nodes,
         strategy=machine.strategy,
+        # torch synchronises batch statistics on GPUs only
+        sync_batchnorm=training.sync_batchnorm and machine.accelerator != "cpu" and torch.cuda.is_available(),
         precision=training.precision,
         deterministic=training.deterministic,
         max_epochs=training.epochs,
@@ -224,22 +224,11 @@ def _origin(trainer: Trainer) -> dict[str, Any]:
         "device": device_name(trainer),
         "processes": trainer.world_size,
         "pose_lab": pose_lab.__version__,
-        "commit": _commit(),
+        "commit": origin().short,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
     }
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with a plus sign if files differ from it; None outside a checkout."""
-    git = ["git", "-C", str(Path(pose_lab.__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def device_name(trainer: Trainer) -> str:
@@ -257,6 +246,7 @@ def _banner(cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: Run
         "scale": cfg.scale,
         "data": data.describe(),
         "device": f"{device_name(trainer)}, {cfg.training.precision}",
+        "code": origin().short or "not from a checkout",
         "results": folder.path,
         "start": start,
     }

@@ -190,6 +190,11 @@ class Wandb:
         return wandb.init(**arguments, mode=mode, resume="allow", reinit="finish_previous", settings=settings)
 
 
+def is_offline() -> bool:
+    """Whether the environment says that the server must not be asked."""
+    return os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")
+
+
 def has_key() -> bool:
     """Whether a W&B key is at hand (environment or netrc); asks nobody and does not use the network."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):

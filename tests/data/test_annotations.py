@@ -154,7 +154,10 @@ def without(field):
         (with_unlabelled(bbox=[4, 4, 0, 0]), r"1 annotations with a box of zero size \(ids 4\)"),
         (with_unlabelled(bbox=[4, 4, float("nan"), 2]), r"1 annotations whose box is not finite \(ids 4\)"),
         (with_annotation(bbox=[1, 2]), "without a box of four numbers"),
-        (with_annotation(keypoints=[1, 2, 2] * len(CROWDPOSE)), rf"skeleton coco, `data.skeleton`, has {len(COCO)}\)"),
+        (
+            with_annotation(keypoints=[1, 2, 2] * len(CROWDPOSE)),
+            rf"skeleton coco, `data.annotated_as`, has {len(COCO)}\)",
+        ),
         (with_annotation(keypoints=[float("nan"), 2, 2] * len(COCO)), "labelled keypoints are not finite"),
         (with_annotation(keypoints=[1, 2, 3] * len(COCO)), "visibility is not 0, 1 or 2"),
         (with_annotation(image_id=1234), "1 annotations of an image that is not in the list"),

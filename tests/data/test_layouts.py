@@ -11,6 +11,7 @@ from PIL import Image
 
 from pose_lab.data import annotations as reading
 from pose_lab.data.annotations import ReadingRules, load_annotations
+from pose_lab.metrics.oks_ap import OKSAveragePrecision
 from pose_lab.runs.train import build
 from pose_lab.skeletons import COCO, FLIC, HALPE26, HALPE136, LSP, MPII, POSETRACK18, WHOLEBODY, skeleton
 from tests.configs import composed
@@ -182,6 +183,14 @@ def test_mpii_counts_pixels_from_one_and_boxes_are_200_pixels_a_scale(tmp_path):
     np.testing.assert_allclose((box[2:] + box[:2]) / 2, np.array(person["center"]) - 0.5)
     with Image.open(tmp_path / "root/images" / names[0]) as image:
         assert annotations.sizes[annotations.image_index[0]].tolist() == [image.height, image.width]
+
+
+def test_oks_of_a_data_set_without_sigmas_is_refused_before_training(tmp_path):
+    module = opened("mpii", real_root("mpii", tmp_path / "root"), tmp_path / "cache")
+    with pytest.raises(ValueError, match="skeleton mpii has no OKS constants"):
+        OKSAveragePrecision(module.val_annotations, module.skeleton)
+    shown = opened("mpii", tmp_path / "root", tmp_path / "cache", skeleton="coco")
+    assert OKSAveragePrecision(shown.val_annotations, shown.skeleton).sigmas == COCO.sigmas
 
 
 def test_posetrack_has_videos_tracks_heads_and_regions(tmp_path):
@@ -448,7 +457,7 @@ def test_images_whose_size_nobody_knows(tmp_path, caplog):
             "not COCO-WholeBody's: no annotation has foot",
         ),
         ("mpii", "a.json", "{}", "not MPII's: expected a list of people with image"),
-        ("mpii", "a.json", '[{"image": "a.jpg", "joints": 3}]', "person 1 has no usable 'joints_vis'"),
+        ("mpii", "a.json", '[{"image": "a.jpg", "joints": 3}]', "of person 1 cannot be read: KeyError"),
         ("aic", "a.json", "[{}]", "not AI Challenger's: expected a list of pictures with image_id"),
         ("aic", "a.json", "[1", "is cut off or not JSON"),
         (
@@ -470,7 +479,7 @@ def test_other_files_are_refused_with_what_was_expected(tmp_path, layout, name, 
     rules = ReadingRules(points, area_factor=1, layout=layout, part="train", images=tmp_path)
     with pytest.raises(ValueError, match=complaint) as caught:
         load_annotations(tmp_path / name, rules, tmp_path / "cache")
-    assert name in str(caught.value) or layout == "video"
+    assert name in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -548,3 +557,25 @@ def test_people_are_shown_with_another_skeleton(tmp_path):
     assert (shown.keypoints[:, module.skeleton.index["head"], 2] == 0).all()
     assert (shown.num_keypoints <= source.num_keypoints).all()
     assert module.fingerprint() != plain.fingerprint()
+    assert "skeleton crowdpose (annotated as coco)" in module.describe()
+    assert "annotated as" not in plain.describe()
+
+
+@pytest.mark.parametrize(
+    ("image", "person", "complaint"),
+    [
+        ({"ignore_regions_x": [[1, 2, 3]], "ignore_regions_y": [[1, 2]]}, {}, "frame v/1.jpg are not polygons"),
+        ({"ignore_regions_x": [[1, 2]], "ignore_regions_y": []}, {}, "frame v/1.jpg are not polygons"),
+        ({}, {"track_id": "a"}, r"1 annotations whose track_id is not a whole number \(ids 5\)"),
+        ({}, {"bbox": [1, 2, 3]}, "1 annotations without a box of four numbers"),
+    ],
+)
+def test_wrong_videos(tmp_path, image, person, complaint):
+    frame = {"id": 1, "file_name": "v/1.jpg", "width": 99, "height": 99, **image}
+    record = {"id": 5, "image_id": 1, "bbox": [1, 2, 30, 40], "keypoints": [9, 9, 1] * 17, **person}
+    (tmp_path / "v.json").write_text(json.dumps({"images": [frame], "annotations": [record]}))
+    with pytest.raises(ValueError, match=complaint) as caught:
+        load_annotations(
+            tmp_path / "v.json", ReadingRules(POSETRACK18, area_factor=1, layout="video"), tmp_path / "cache"
+        )
+    assert "v.json" in str(caught.value)

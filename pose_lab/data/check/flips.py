@@ -8,6 +8,9 @@ and right lie further apart across than a share of the torso's length. Two rules
 - turned: nose and both eyes are visible, so that the face is seen, the eyes or the shoulders are wide, and the left one
   lies where it lies on somebody seen from behind.
 
+Of the 128 people with keypoints in 130 pictures of COCO, 64 can be judged and none is suspected; with the legs or the
+arms exchanged 62 are found (of 67 with shoulders and hips), exchanged as a whole 34 (of 34 whose face is visible too).
+
 What they cannot find: exchanged people seen from behind or from the side, exchanged wrists, elbows, knees or ankles.
 """
 

@@ -15,7 +15,7 @@ from pose_lab.data.layouts.files import image_records, parsed_json
 from pose_lab.data.records import Content, Record
 from pose_lab.data.rules import ReadingRules
 
-_VISIBILITY = {1: 2, 2: 1, 3: 0}  # of the official file, as COCO's
+_VISIBILITY: dict[float, int] = {1: 2, 2: 1, 3: 0}  # of the official file, as COCO's
 _FIELDS = ("image_id", "keypoint_annotations", "human_annotations")
 
 
@@ -24,7 +24,7 @@ def read(path: Path, rules: ReadingRules) -> Content:
     pictures = parsed_json(path)
     if isinstance(pictures, dict):
         return coco.read(path, rules)
-    if not isinstance(pictures, list) or not all(isinstance(p, dict) and set(_FIELDS) <= set(p) for p in pictures):
+    if not isinstance(pictures, list) or not all(map(_is_picture, pictures)):
         raise ValueError(f"{path} is not AI Challenger's: expected a list of pictures with {', '.join(_FIELDS)}")
     images = image_records([f"{picture['image_id']}.jpg" for picture in pictures], path, rules)
     people: list[Record] = []
@@ -35,9 +35,16 @@ def read(path: Path, rules: ReadingRules) -> Content:
     return Content(images, people)
 
 
+def _is_picture(value: Any) -> bool:
+    if not isinstance(value, dict) or not set(_FIELDS) <= set(value):
+        return False
+    people, boxes = value["keypoint_annotations"], value["human_annotations"]
+    return isinstance(people, dict) and isinstance(boxes, dict) and all(isinstance(p, list) for p in people.values())
+
+
 def _as_coco(keypoints: list[Any]) -> list[Any]:
     """Values that are no such visibility stay, so that the checks refuse them."""
-    return [_VISIBILITY.get(v, -1) if n % 3 == 2 else v for n, v in enumerate(keypoints)]
+    return [_VISIBILITY.get(v, -1) if n % 3 == 2 and isinstance(v, int | float) else v for n, v in enumerate(keypoints)]
 
 
 def _corner_size(corners: Any) -> list[float] | None:

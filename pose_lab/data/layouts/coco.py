@@ -59,7 +59,7 @@ def read_video(path: Path, rules: ReadingRules) -> Content:
     frames = [image for content in contents for image in content.images]
     people = [person for content in contents for person in content.people]
     unlabelled = {frame.get("id") for frame in frames if isinstance(frame, dict) and not frame.get("is_labeled", True)}
-    images = [_frame(frame) for frame in frames if _field(frame, "id") not in unlabelled]
+    images = [_frame(frame, path) for frame in frames if _field(frame, "id") not in unlabelled]
     people = [_tracked(person, rules) for person in people if _field(person, "image_id") not in unlabelled]
     left_out = {"frames that are not labelled": len(frames) - len(images)}
     return Content(images, [*people, *_ignored(images, rules)], left_out)
@@ -69,16 +69,22 @@ def _field(record: Any, name: str) -> Any:
     return record.get(name) if isinstance(record, dict) else None
 
 
-def _frame(image: Any) -> Any:
+def _frame(image: Any, path: Path) -> Any:
     """An image record with its video and number, as its file name says, and its ignored regions."""
     if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
         return image  # the checks tell what is wrong with it
     file = PurePosixPath(image["file_name"])
     if not file.stem.isdigit() or not file.parent.name:
-        raise ValueError(f"frame {image['file_name']!r} is not named VIDEO/NUMBER")
+        raise ValueError(f"{path}: frame {image['file_name']!r} is not named VIDEO/NUMBER")
     video = {"sequence": str(image.get("vid_id", file.parent.name)), "frame": int(file.stem)}
-    corners = zip(image.get("ignore_regions_x", ()), image.get("ignore_regions_y", ()), strict=True)
-    return image | video | {"regions": [list(zip(x, y, strict=True)) for x, y in corners]}
+    try:
+        corners = zip(image.get("ignore_regions_x", ()), image.get("ignore_regions_y", ()), strict=True)
+        regions = [np.array([x, y], np.float64).T for x, y in corners]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{path}: ignore_regions_x and ignore_regions_y of frame {file} are not polygons with as many x as y"
+        ) from None
+    return image | video | {"regions": [polygon.tolist() for polygon in regions if polygon.size]}
 
 
 def _tracked(person: Any, rules: ReadingRules) -> Any:
@@ -88,8 +94,9 @@ def _tracked(person: Any, rules: ReadingRules) -> Any:
     found: Record = {}
     if not person.get("bbox") and len(person["keypoints"]) == 3 * len(rules.skeleton):
         found["bbox"] = box_around(np.array(person["keypoints"], np.float64).reshape(-1, 3), rules)
-    if person.get("bbox_head"):
-        x, y, width, height = person["bbox_head"]
+    head = person.get("bbox_head")
+    if isinstance(head, list) and len(head) == 4 and all(isinstance(number, int | float) for number in head):
+        x, y, width, height = head
         found["head_box"] = [x, y, x + width, y + height]
     return person | found
 

@@ -45,7 +45,9 @@ def _json_record(number: int, person: Record, path: Path, rules: ReadingRules) -
             keypoints = np.column_stack([np.array(person["joints"], np.float64), 2 * labelled])
         box = square(person["center"], _SCALE * person["scale"], rules)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: person {number} has no usable {error}") from None
+        raise ValueError(
+            f"{path}: center, scale, joints or joints_vis of person {number} cannot be read: {error!r}"
+        ) from None
     record = {"id": number, "keypoints": keypoints.ravel(), "bbox": box}
     return record | ({"head_box": _head_box(person["head_box"], rules)} if "head_box" in person else {})
 

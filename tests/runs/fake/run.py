@@ -9,11 +9,13 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from pose_lab.runs import launcher
-from pose_lab.runs.folder import RunFolder
+from pose_lab.runs import launcher, slurm_launcher
+from pose_lab.runs.folder import InterruptedRun, RunFolder
 from pose_lab.runs.identity import run_folder
+from pose_lab.runs.slurm_job import requeued
 
 launcher.register()
+slurm_launcher.register()
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -27,9 +29,12 @@ def main(cfg: DictConfig) -> None:
     folder = RunFolder(run_folder(cfg, fingerprint(cfg)))
     stubborn = cfg.method.box in cfg.machine.stubborn
     signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(143))
-    with folder.training():
-        folder.write_config(cfg)
-        train(cfg, folder)
+    try:
+        with requeued(), folder.training():
+            folder.write_config(cfg)
+            train(cfg, folder)
+    except InterruptedRun:
+        sys.exit(130)
 
 
 def train(cfg: DictConfig, folder: RunFolder) -> None:
@@ -49,6 +54,8 @@ def train(cfg: DictConfig, folder: RunFolder) -> None:
 
 
 def misbehave(cfg: DictConfig) -> None:
+    if Path(cfg.results, "go").exists():
+        return
     if cfg.method.box in cfg.machine.raises:
         raise ValueError(f"diverged at box {cfg.method.box}")
     if cfg.method.box in cfg.machine.dies:
