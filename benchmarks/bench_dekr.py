@@ -24,6 +24,7 @@ from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import COCO
 
 CONFIG = yaml.safe_load((Path(pose_lab.conf.__path__[0]) / "method" / "dekr.yaml").read_text())
+CONFIG["inference"]["heat_scores"] = True  # as the config's losses say
 SIDE, PEOPLE = 160, 30  # cells, people
 PUBLISHED_MS = 24.0  # on one core of the machine of the issue
 FLIP = torch.tensor(COCO.flip)

@@ -12,7 +12,7 @@ times 4) count from pixel centres, and are half a pixel less than the project's 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -320,6 +320,8 @@ class Inference:
         other_scales: factor on the centre scores of passes at scales other than 1.
         close_keypoints: a pose is a duplicate if more keypoints than this are close.
         close_distance: two keypoints are close within this share of the better pose's diagonal.
+        close_distance_scales: the same where poses of several scales meet.
+        heat_scores: keypoints score the centre's score times their heatmap's value; otherwise the centre's score.
         rescore: scores are multiplied by what the rescoring network says.
     """
 
@@ -331,6 +333,8 @@ class Inference:
     other_scales: float
     close_keypoints: int
     close_distance: float
+    close_distance_scales: float
+    heat_scores: bool
     rescore: bool
 
     def __post_init__(self) -> None:
@@ -387,7 +391,10 @@ def decode(maps: Sequence[Maps], flip: Tensor, settings: Inference) -> Candidate
     poses = torch.cat([poses for poses, _ in found], 1)
     sound = poses.isfinite().all(-1).all(-1)
     poses = poses.where(sound[..., None, None], 0)
-    heat = torch.stack([heat_values(one, poses, flip) for one in maps]).mean(0)
+    if settings.heat_scores:
+        heat = torch.stack([heat_values(one, poses, flip) for one in maps]).mean(0)
+    else:
+        heat = torch.ones_like(poses[..., 0])
     return Candidates(poses, scores * sound, heat)
 
 
@@ -557,13 +564,15 @@ class Losses:
     """Weights of the two losses.
 
     Attributes:
-        heatmap: factor; 0: heatmaps are not learnt, but for the centre.
+        heatmap: factor.
+        keypoint_heatmaps: whether the keypoints' heatmaps are learnt, or only the centres' (ablation of the paper).
         offset: factor.
         beta: cells where the offsets' loss becomes linear.
         focal: quality focal loss for heatmaps instead of the weighted square.
     """
 
     heatmap: float
+    keypoint_heatmaps: bool
     offset: float
     beta: float
     focal: bool
@@ -621,6 +630,8 @@ class Dekr(PoseMethod):
             raise ValueError("inference.rescore needs a rescoring network: set rescoring.learn or rescoring.weights")
         self.scales = _scales(test_time["scales"])
         self.flip = bool(test_time["flip"])
+        if len(self.scales) > 1:
+            self.inference = replace(self.inference, close_distance=self.inference.close_distance_scales)
         _check_frame(image_size, network.stride)
         for name, values in normalisation.items():
             self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
@@ -667,6 +678,8 @@ class Dekr(PoseMethod):
         people = people[~people.ignore | people.labelled.any(1)]
         drawn = joints(people, batch.to_input, self.labels)
         target = heatmaps(drawn, shape, self.labels)
+        if not self.weights.keypoint_heatmaps:
+            heat, target = heat[:, -1:], target[:, -1:]
         heat_error = (
             focal_loss(heat, target, mask)
             if self.weights.focal

@@ -12,11 +12,13 @@ from torch import Tensor
 import pose_lab.conf
 from pose_lab.methods.dekr import Dekr, Inference
 from pose_lab.nets.dekr import DEKRNet
+from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import Skeleton
 from tests.conftest import fixture_path
 
 FOLDER = Path(pose_lab.conf.__path__[0]) / "method"
 CONFIG = yaml.safe_load((FOLDER / "dekr.yaml").read_text())
+CONFIG["inference"]["heat_scores"] = True  # as the config's losses say
 
 
 def net(num_keypoints: int, width: int = 32, **changes: Any) -> DEKRNet:
@@ -30,7 +32,7 @@ def tiny_net(num_keypoints: int, **changes: Any) -> DEKRNet:
 
 
 def dekr(skeleton: Skeleton | str, make_net: Callable[..., DEKRNet] = tiny_net, **changes: Any) -> Dekr:
-    left_out = ("defaults", "name", "_target_", "skeleton", "net", "image_size")
+    left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
     arguments = {key: value for key, value in CONFIG.items() if key not in left_out}
     arguments |= {"image_size": 64, "test_time": {"scales": [1.0], "flip": False}}
     return Dekr(skeleton, make_net, **(arguments | changes))

@@ -114,3 +114,17 @@ def test_untrained_maps_give_numbers():
     found = method.predict(case)
     assert found.keypoints.isfinite().all()
     assert math.isfinite(float(found.scores.sum()))
+
+
+def test_without_heatmaps_of_keypoints():
+    """The keypoints' heatmaps are neither learnt nor asked."""
+    settings = {"losses": CONFIG["losses"] | {"keypoint_heatmaps": False}}
+    method = dekr(COCO, **settings, inference=CONFIG["inference"] | {"heat_scores": False, "min_score": -1.0})
+    case = batch(len(COCO), [0, 1], 2)
+    sum(method.losses(case).values()).backward()
+    assert not method.net.head_heatmap[1].weight.grad[:-1].any()
+    assert method.net.head_heatmap[1].weight.grad[-1].any()
+    method.net.head_heatmap[1].bias.data.fill_(0.5)
+    found = method.eval().predict(case)
+    assert len(found)
+    torch.testing.assert_close(found.keypoint_scores, found.scores[:, None].expand_as(found.keypoint_scores))
