@@ -63,8 +63,8 @@ class Rescoring:
         missing = [name for name in ("links", "torso") if skeleton.name not in getattr(self, name)]
         if missing:
             raise ValueError(
-                f"rescoring needs the links of skeleton {skeleton.name}: set rescoring.{missing[0]}.{skeleton.name}, or "
-                "switch rescoring off (rescoring.learn=never)"
+                f"rescoring needs the links of skeleton {skeleton.name}: set rescoring.{missing[0]}.{skeleton.name}, "
+                "or switch rescoring off (rescoring.learn=never)"
             )
         if skeleton.sigmas is None and self.learn != "never":
             raise ValueError(f"rescoring is learnt from OKS, but skeleton {skeleton.name} has no OKS constants")
