@@ -128,3 +128,24 @@ def test_without_heatmaps_of_keypoints():
     found = method.eval().predict(case)
     assert len(found)
     torch.testing.assert_close(found.keypoint_scores, found.scores[:, None].expand_as(found.keypoint_scores))
+
+
+def test_memorises_two_people():
+    """Targets, losses, decoding and suppression belong together."""
+    torch.manual_seed(0)
+    labels = CONFIG["labels"] | {"sigma": 1.0, "centre_sigma": 1.0, "radius": 2, "min_area": 0.0}
+    method = dekr(COCO, labels=labels, losses=CONFIG["losses"] | {"offset": 1.0})
+    case = batch(len(COCO), [0, 1], 2)
+    people = case.instances
+    people.keypoints[..., :2] = people.keypoints[..., :2] / 2 + 16
+    people.keypoints[..., 2], people.labelled[:] = 2, True
+    optimiser = torch.optim.Adam(method.net.parameters(), 1e-2)
+    for _ in range(150):
+        optimiser.zero_grad()
+        sum(method.losses(case).values()).backward()
+        optimiser.step()
+    found = method.eval().predict(case)
+    best = torch.stack([torch.searchsorted(found.image_index, torch.tensor(image)) for image in range(2)])
+    expected = (people.keypoints[..., :2] - torch.tensor([0.0, 2.0])) / 0.5
+    distance = (found.keypoints[best] - expected).norm(dim=-1).mean()
+    assert distance < 4  # pixels of a picture of 128; people are 64 wide
