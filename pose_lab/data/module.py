@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pose_lab.data import annotations as reading
 from pose_lab.data import inventory
 from pose_lab.data.annotations import BadRecords, ReadingRules
-from pose_lab.data.augment import FITS, Augmentation, Fit
+from pose_lab.data.augment import ALONE, FITS, Augmentation, Fit
 from pose_lab.data.images import BadImageError
 from pose_lab.data.layouts import LAYOUTS
 from pose_lab.data.loader import EpochLoader, EpochSampler
@@ -71,8 +71,8 @@ class PoseDataModule(lightning.LightningDataModule):
         val_batch_size: evaluation pictures per process.
         augment: random changes of training pictures.
         val_fit: how the evaluation's frame follows the pictures' shapes: "square" (the frame of `image_size`),
-            "rectangular" (the smallest that holds a batch of pictures sorted by aspect ratio) or "demo" (the smallest
-            for each picture; batches of one).
+            "rectangular" (the smallest that holds a batch of pictures sorted by aspect ratio) "demo" (the smallest
+            for each picture; batches of one) or "short" (the shorter side fills the frame's; batches of one).
         val_stride: height and width of those smaller frames are multiples of it.
         drop_last: leave out the last, incomplete training batch.
         pad_value: grey level around pictures.
@@ -136,8 +136,8 @@ class PoseDataModule(lightning.LightningDataModule):
         self.augment, self.drop_last, self.pad_value = augment, drop_last, pad_value
         self.val_fit, self.val_stride = _one_of("val_fit", val_fit, FITS), val_stride
         self.bad_images = _one_of("bad_images", bad_images, POLICIES)
-        if val_fit == "demo" and val_batch_size != 1:
-            raise ValueError("data.val_fit demo gives each picture a frame of its own: set data.val_batch_size=1")
+        if val_fit in ALONE and val_batch_size != 1:
+            raise ValueError(f"data.val_fit {val_fit} gives each picture a frame of its own: set data.val_batch_size=1")
         self.workers, self.seed = workers, seed
         self._indexed: dict[str, Annotations] = {}
         self._rows: dict[str, NDArray[np.int64]] = {}

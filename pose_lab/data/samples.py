@@ -71,6 +71,7 @@ class _Drawing(NamedTuple):
     crop: list[int]
     block: list[int]
     window: list[int]
+    warp: NDArray[np.float64] | None
 
 
 class Samples(Dataset[Batch | images.BadImageError]):
@@ -143,7 +144,8 @@ class Samples(Dataset[Batch | images.BadImageError]):
         frame, mirrored = np.empty((2, *plan.frame, 3), np.uint8)
         bounds = plan.bounds.tolist()
         rows = (plan.source, plan.shrink, plan.crop, plan.block, plan.window)
-        sources = [_Drawing(*values) for values in zip(*(row.tolist() for row in rows), strict=True)]
+        warps = [None] * len(plan.source) if plan.warp is None else list(plan.warp.numpy())
+        sources = [_Drawing(*values) for values in zip(*(row.tolist() for row in rows), warps, strict=True)]
         for row, planes in enumerate(pictures.numpy()):
             gains = None if plan.gains is None else plan.gains[row].numpy()
             frame[:] = images.recoloured_grey(self.view.pad_value, gains)
@@ -158,6 +160,10 @@ class Samples(Dataset[Batch | images.BadImageError]):
         if left < right and top < bottom:
             x0, y0, x1, y1 = drawing.crop
             picture = self._read(drawing.source, drawing.shrink)[y0:y1, x0:x1]
+            if drawing.warp is not None:
+                picture = picture if gains is None else images.recoloured(picture, gains)
+                images.warp(frame, picture, drawing.warp * (drawing.shrink, drawing.shrink, 1))
+                return
             images.draw(frame, picture, drawing.block, drawing.window, gains, average)
 
     def _read(self, image: int, shrink: int) -> Picture:

@@ -211,7 +211,8 @@ class SweepLauncher(Launcher):
         cells = [add(*cell) for cell in zip(configs, job_overrides, contents, strict=True)]
         for cell, cfg, overrides, content in zip(cells, configs, job_overrides, contents, strict=True):
             if trained_by(cfg) is not None:  # mostly by a cell of the same sweep
-                values = [f"{key}={json.dumps(value)}" for key, value in cfg.weights_of.items()]
+                wanted = OmegaConf.to_container(cfg.weights_of, resolve=True)
+                values = [f"{key}={json.dumps(value)}" for key, value in cast(dict[str, Any], wanted).items()]
                 trains = [*overrides, *values, "weights_of=null"]
                 cell.after = add(self._compose(trains), trains, content).folder
         _write_plan(list(jobs.values()), self.program)
