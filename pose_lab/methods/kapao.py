@@ -371,7 +371,7 @@ def _decode_level(
 
 
 def above(decoded: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """As from `decode`, where all rows are decoded: (B, R, C) -> the rows (M, C) above the threshold, and their image."""
+    """As from `decode`, where all rows are decoded: (B, R, C) -> rows (M, C) above the threshold, and their image."""
     objectness = decoded[..., OBJECTNESS].contiguous()  # a comparison of values far apart costs six times as much
     number = _numbers(objectness.view(-1) > threshold)
     return decoded.flatten(0, 1).index_select(0, number), number // decoded.shape[1]
