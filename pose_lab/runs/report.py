@@ -381,7 +381,9 @@ def _searched_row(name: str, value: Any, found: Sequence[Mapping[str, str]], col
 
 def _best_row(run: Run) -> Row:
     """Where a run's ascent ended."""
-    at = ", ".join(f"{name} {value_text(value)}" for name, value in run.metrics["search_at"].items())
+    configured = {name: run.settings.get(f"method.inference.{name}") for name in run.metrics["search_at"]}
+    moved = {name: value for name, value in run.metrics["search_at"].items() if value != configured[name]}
+    at = ", ".join(f"{name} {value_text(value)}" for name, value in moved.items())
     number = {str(run.report.get("metric") or "AP"): Estimate([run.metrics["search_best"]])}
     return Row(dict(zip(SEARCH_KEYS, ("best together", at), strict=True)), number)
 
