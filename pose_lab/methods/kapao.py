@@ -31,6 +31,7 @@ from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
 from pose_lab.ops.nms import suppress
 from pose_lab.ops.passes import Pass, passes
+from pose_lab.ops.processes import mean_over_processes
 from pose_lab.poses import Annotations, Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 from pose_lab.skeletons import skeleton as named_skeleton
@@ -69,6 +70,9 @@ class Labels:
     def __post_init__(self) -> None:
         if self.borders not in ("exact", "published", "clipped"):
             raise ValueError(f"labels.borders is {self.borders!r}; there are: exact, published, clipped")
+        sides = self.keypoint_box if isinstance(self.keypoint_box, Sequence) else (self.keypoint_box,)
+        if not all(isinstance(side, int | float) and 0 < side <= 1 for side in sides):
+            raise ValueError(f"labels.keypoint_box is {self.keypoint_box!r}, but must be above 0 and at most 1")
 
 
 @dataclass
@@ -285,9 +289,9 @@ def kapao_losses(raw: Sequence[Tensor], matches: Matches, level_weights: Sequenc
 
 
 def _mean_weights(level: Tensor, counts: Tensor, num_levels: int) -> Tensor:
-    """(M,) 1 over the sum of `counts` in the row's level."""
-    total = counts.new_zeros(num_levels).index_add(0, level, counts)
-    return (1 / total.clamp(min=1))[level]
+    """(M,) 1 over the sum of `counts` in the row's level, in the batch of all processes."""
+    total = mean_over_processes(counts.new_zeros(num_levels).index_add(0, level, counts))
+    return (1 / total.where(total > 0, 1))[level]
 
 
 def _cell_weights(raw: Sequence[Tensor], level_weights: Sequence[float]) -> Tensor:

@@ -98,3 +98,19 @@ def _parts(counts: list[int]) -> list[int]:
         else:
             parts.append(count)
     return parts
+
+
+def greedy(overlaps: Tensor) -> Tensor:
+    """(G, M) bool: the candidates that no kept earlier one overlaps.
+
+    Each round settles at least one more candidate of every chain of overlaps, so the fixed point is the greedy result.
+
+    Args:
+        overlaps: (G, M, M) bool, where candidate i is earlier than candidate j and overlaps it.
+    """
+    kept = overlaps.new_ones(overlaps.shape[:2])
+    while True:
+        again = ~(overlaps & kept[:, :, None]).any(1)
+        if torch.equal(again, kept):
+            return kept
+        kept = again

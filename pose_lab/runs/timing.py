@@ -51,16 +51,6 @@ def once(action: Callable[[], Any], device: torch.device) -> float:
     return laps.read()[0]
 
 
-def check_pictures(pictures: Any) -> None:
-    """The config's `latency`: on how many pictures a run is timed, or None.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if pictures is not None and (not isinstance(pictures, int) or isinstance(pictures, bool) or pictures < 1):
-        raise ValueError(f"latency is {pictures!r}; give a number of validation pictures from 1 on, or null")
-
-
 def latency(trainer: Trainer, method: PoseMethod, data: PoseDataModule, pictures: int) -> dict[str, float]:
     """What a picture costs, one at a time, on the trainer's device and in its precision.
 
