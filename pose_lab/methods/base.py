@@ -76,8 +76,11 @@ class PoseMethod(LightningModule):
         """The post-processing: candidates of a batch -> people, in pixels of the original images."""
 
     def crowd(self, batch: Batch, people: int) -> Any:
-        """Candidates as `candidates` would give them if every picture showed so many people: to time `people` on."""
-        raise NotImplementedError(f"{type(self).__name__} cannot draw candidates")
+        """Candidates as `candidates` would give them if every picture showed so many people: to time `people` on.
+
+        None where a method has no such drawing; then its post-processing is timed on the pictures alone.
+        """
+        return None
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Predictions:

@@ -371,7 +371,7 @@ def _decode_level(
 
 
 def above(decoded: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """As from `decode`, where all rows are decoded: (B, R, C) -> rows (M, C) above the threshold, and their image."""
+    """As `decode` gives them: of rows (B, R, C) those above the threshold, (M, C), and (M,) their image."""
     objectness = decoded[..., OBJECTNESS].contiguous()  # a comparison of values far apart costs six times as much
     number = _numbers(objectness.view(-1) > threshold)
     return decoded.flatten(0, 1).index_select(0, number), number // decoded.shape[1]
@@ -771,12 +771,12 @@ class Kapao(PoseMethod):
         return find_people(*found, to_original, batch.sizes, self.inference)
 
     def crowd(self, batch: Batch, people: int) -> Candidates:
-        """Drawn candidates of a batch, see `kapao_scene`."""
+        """Drawn candidates, the same in every picture; see `kapao_scene`."""
         height, width = batch.images.shape[-2:]
         per_cell = self.net.anchors.shape[1]
         count = per_cell * sum((height // stride) * (width // stride) for stride in self.net.strides)
-        drawn = [scene(people, count, (height, width), len(self.skeleton), image)[0] for image in range(len(batch))]
-        rows, image_index = above(torch.stack(drawn).to(batch.images.device), self.inference.threshold)
+        shared = scene(people, count, (height, width), len(self.skeleton)).to(batch.images.device)
+        rows, image_index = above(shared.expand(len(batch), -1, -1), self.inference.threshold)
         return Candidates(rows, image_index)
 
 

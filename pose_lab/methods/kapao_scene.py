@@ -17,7 +17,7 @@ def scene(people: int, rows: int, frame: tuple[int, int], num_keypoints: int, se
 
     Args:
         people: number of people.
-        rows: R, all anchors of the picture; a small one, with fewer than the people need, holds some of their objects.
+        rows: R, all anchors of the picture; more where the people's objects alone are more than a small one has.
         frame: height and width of the picture in pixels.
         num_keypoints: K.
         seed: of the random draws.
@@ -32,7 +32,7 @@ def scene(people: int, rows: int, frame: tuple[int, int], num_keypoints: int, se
         parts = [_poses(centre, size, keypoints, scale), _keypoint_objects(keypoints, scale, frame)]
         parts.append(_background(max(rows - sum(map(len, parts)), 0), num_keypoints, frame))
         objects = torch.cat(parts)
-        return objects[torch.randperm(len(objects))[:rows]][None]
+        return objects[torch.randperm(len(objects))][None]
 
 
 def _poses(centre: Tensor, size: Tensor, keypoints: Tensor, scale: float) -> Tensor:

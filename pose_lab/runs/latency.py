@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,13 +21,15 @@ from rich.table import Table
 from torch import nn
 
 import pose_lab
+from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
 from pose_lab.nets.folded import folded
 from pose_lab.poses import Batch
 from pose_lab.runs.files import write_json, write_text
+from pose_lab.runs.timing import once
 from pose_lab.runs.train import LABELS, build
 
-FORMS = ("eager", "folded", "compiled")
+FORMS = ("eager", "compiled", "folded", "folded_compiled")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -49,8 +51,8 @@ def measure(cfg: DictConfig) -> list[Timing]:
     """All timings of a config: loading, forward, post-processing, and the three together.
 
     `loading` reads and letterboxes the pictures; `candidates` is the network with test-time augmentation and decoding;
-    `network` is the network alone; `people` is suppression and grouping of drawn people; `end to end` is loading,
-    candidates and people of the pictures themselves, moving them to the device included.
+    `network` is the network alone; `people` is suppression and grouping of drawn people, where the method can draw
+    some; `end to end` is loading, candidates and people of the pictures themselves, moving them to the device included.
 
     Raises:
         ValueError: a setting is wrong, or the device is not there.
@@ -94,74 +96,80 @@ def check(cfg: DictConfig) -> torch.device:
 
 def _of_batch(cfg: DictConfig, method: PoseMethod, size: int, clock: _Clock) -> Iterator[Timing]:
     batches = _batches(cfg, size)
-    first = next(batches).to(clock.device)
+    first = next(batches).to(clock.where)
     plain = method.net
-    yield Timing("loading", "", "", size, None, *clock.time(lambda: next(batches)))
+    yield Timing("loading", "", "", size, None, *clock.host(lambda: next(batches)))
     for count in cfg.latency.people:
         drawn = method.crowd(first, count)
-        yield Timing("people", "", "", size, count, *clock.time(partial(method.people, drawn, first)))
+        if drawn is not None:
+            yield Timing("people", "", "", size, count, *clock.device(partial(method.people, drawn, first)))
     for form in cfg.latency.forms:
         for precision in cfg.latency.precisions:
-            if form == "eager" and precision != "float32":
+            if not form.startswith("folded") and precision != "float32":
                 continue
             method.net = _net(plain, form, precision)
             images = first.images / 255
-            yield Timing("network", form, precision, size, None, *clock.time(partial(method.net, images)))
-            yield Timing("candidates", form, precision, size, None, *clock.time(lambda: method.candidates(first)))
-            whole = clock.time(lambda: method.predict(next(batches).to(clock.device)))
+            network, candidates = partial(method.net, images), partial(method.candidates, first)
+            yield Timing("network", form, precision, size, None, *clock.device(network))
+            yield Timing("candidates", form, precision, size, None, *clock.device(candidates))
+            whole = clock.host(lambda: method.predict(next(batches).to(clock.where)))
             yield Timing("end to end", form, precision, size, None, *whole)
     method.net = plain
 
 
 def _net(plain: nn.Module, form: str, precision: str) -> nn.Module:
-    if form == "eager":
-        return plain
-    fast = folded(plain, getattr(torch, precision))
-    if form == "compiled":
-        fast.compile()
-    return fast
+    """The network in another form; the plain one stays as it is."""
+    net = folded(plain, getattr(torch, precision)) if form.startswith("folded") else copy.copy(plain)
+    if form.endswith("compiled"):
+        net.compile()
+    return net
 
 
 def _batches(cfg: DictConfig, size: int) -> Iterator[Batch]:
     """The evaluation pictures in whole batches, again and again."""
-    node = cfg.data.copy()
-    node.val_batch_size = size
-    data = build(node)
+    data: PoseDataModule = build(cfg.data)
     data.prepare_data()
     data.setup("validate")
     if len(data.val_annotations.image_ids) < size:
         raise ValueError(f"latency.batches has {size}, but data.val has {len(data.val_annotations.image_ids)} pictures")
     while True:
-        yield from (batch for batch in data.val_dataloader() if len(batch) == size)
+        yield from (batch for batch in data.val_batches(size) if len(batch) == size)
 
 
 class _Clock:
-    """Medians and quartiles in milliseconds; on a GPU by events around the work, which nothing else waits for."""
+    """Medians and quartiles in milliseconds.
 
-    def __init__(self, device: torch.device, warmup: int, repeats: int) -> None:
-        self.device, self.warmup, self.repeats = device, warmup, repeats
+    Args:
+        where: the device that works.
+        warmup: rounds that do not count.
+        repeats: rounds that count.
+    """
 
-    def time(self, action: Callable[[], Any]) -> tuple[float, float, float]:
-        """Median, first and third quartile."""
+    def __init__(self, where: torch.device, warmup: int, repeats: int) -> None:
+        self.where, self.warmup, self.repeats = where, warmup, repeats
+
+    def device(self, action: Callable[[], Any]) -> tuple[float, float, float]:
+        """Of work on the device, on a GPU between two events in its queue."""
+        return self._time(action, self.where)
+
+    def host(self, action: Callable[[], Any]) -> tuple[float, float, float]:
+        """Of work that the host takes part in, until the device is done too."""
+
+        def finished() -> None:
+            action()
+            if self.where.type == "cuda":
+                torch.cuda.synchronize(self.where)
+
+        return self._time(finished, torch.device("cpu"))
+
+    def _time(self, action: Callable[[], Any], clock: torch.device) -> tuple[float, float, float]:
         for _ in range(self.warmup):
             action()
-        once = self._on_gpu if self.device.type == "cuda" else self._on_cpu
-        low, median, high = statistics.quantiles([once(action) for _ in range(self.repeats)], n=4, method="inclusive")
-        return median, low, high
-
-    def _on_cpu(self, action: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        action()
-        return 1000 * (time.perf_counter() - start)
-
-    def _on_gpu(self, action: Callable[[], Any]) -> float:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize(self.device)
-        start.record()
-        action()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end)
+        if self.where.type == "cuda":
+            torch.cuda.synchronize(self.where)
+        times = [once(action, clock) for _ in range(self.repeats)]
+        low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+        return middle, low, high
 
 
 def machine(device: torch.device) -> dict[str, Any]:

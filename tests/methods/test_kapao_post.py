@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from pose_lab.methods.kapao import Inference, decode, detect, find_people, published_map
+from benchmarks import bench_kapao as bench
+from pose_lab.methods.kapao import Inference, above, decode, detect, find_people, published_map
+from pose_lab.methods.kapao_scene import scene
 from tests.conftest import ROOT
 from tests.methods.kapao_cases import PUBLISHED, fixture, inference, net
 
@@ -69,3 +71,12 @@ def test_decoding_leaves_out_low_objectness_only():
     assert 0 < len(few) < len(rows)
     assert torch.equal(few, rows[kept])
     assert torch.equal(few_index, image_index[kept])
+
+
+def test_the_timed_crowd_is_the_one_described():
+    """81 poses, 30 of them above 0.3, and 300 keypoint objects after suppression; ours equals the plain loop."""
+    rows, settings = scene(bench.PEOPLE, bench.ROWS, bench.FRAME, 17, bench.SEED), inference(**PUBLISHED)
+    found, image_index = above(rows, settings.threshold)
+    poses, keypoints = detect(found, image_index, 17, settings)
+    assert (len(poses.rows), int((poses.scores > 0.3).sum()), len(keypoints.rows)) == (81, 30, 300)
+    bench.post_processing(repeats=1)  # raises where the two differ

@@ -40,7 +40,7 @@ def test_measures_every_part_and_writes_both_files(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("latency.forms=[fast]", "eager, folded, compiled"),
+        ("latency.forms=[fast]", "eager, compiled, folded, folded_compiled"),
         ("latency.precisions=[int8]", "float32, bfloat16"),
         ("latency.batches=[0]", "latency.batches has 0"),
         ("latency.people=[-1]", "latency.people has -1"),

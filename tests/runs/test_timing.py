@@ -33,7 +33,7 @@ def test_a_run_is_not_timed_unless_asked(tmp_path, cache):
 
 @pytest.mark.parametrize("asked", ["0", "-1", "1.5", "true", "all"])
 def test_what_is_no_number_of_pictures_is_refused_before_training(asked, tmp_path, cache):
-    with pytest.raises(ValueError, match=r"latency is .*; give a number of validation pictures"):
+    with pytest.raises(ValueError, match=r"latency is .*, but must be a whole number from 1 on"):
         train(composed(*TINY, f"latency={asked}", results=tmp_path, cache=cache))
     assert not list(tmp_path.iterdir())
 
