@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pose_lab import evaluate
+from pose_lab.data import results
 from pose_lab.data.annotations import ReadingRules, load_annotations
 from pose_lab.data.results import PART_FIELDS
 from pose_lab.skeletons import COCO, CROWDPOSE
@@ -73,6 +74,28 @@ def test_what_was_ignored_is_named(truth: Path, records: list[dict], stored: Cal
     assert " 1 results of images without annotations" in printed
     assert " 1 results of another category than person" in printed
     assert "detections beyond the 20 best of a picture" in printed
+
+
+def test_dropping_on_the_way_what_cannot_count_changes_nothing(
+    truth: Path, records: list[dict], stored: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch
+):
+    levels = np.random.default_rng(0).integers(0, 5, 40 * len(records)) / 4
+    many = [records[n % len(records)] | {"score": score} for n, score in enumerate(levels.tolist())]
+    path, kept = stored(many), {}
+    for start in (1 << 16, 1):
+        monkeypatch.setattr(results, "SURPLUS_FROM", start)
+        monkeypatch.setattr(results, "RECORDS_AT_A_TIME", 64)
+        out = tmp_path / f"{start}.npz"
+        arguments = ("metric=coco", "by=keypoint", f"matches={out}")
+        printed = run(capsys, f"gt={truth}", f"dt={path}", *arguments)
+        with np.load(out) as matches:
+            kept[start] = (printed, matches["record"].tolist(), matches["person"].tolist())
+    assert kept[1] == kept[1 << 16]
+    assert len(kept[1][1]) < len(many)
+    annotations = load_annotations(truth, ReadingRules(COCO), tmp_path / "cache")
+    few = results.read_results(path, annotations, COCO, most=20)
+    assert len(few.records) + few.surplus == len(many)
+    assert few.surplus > 0
 
 
 def test_tables_by_keypoint_and_by_people(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
