@@ -1,6 +1,8 @@
 """The command `pose_lab.evaluate`: official numbers from everybody's results files, and clear words on bad ones."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -368,3 +370,17 @@ def test_two_files_of_one_picture_are_refused(truth: Path, tmp_path: Path, capsy
         (tmp_path / "dt" / name).write_text("[]")
     error = fails(capsys, f"gt={truth}", f"dt={tmp_path / 'dt'}", "metric=coco")
     assert "are of the same picture" in error
+
+
+@pytest.mark.parametrize("command", ["pose_lab.evaluate", "pose_lab.data.check"])
+def test_the_help_waits_for_no_heavy_library(command: str):
+    code = (
+        "import atexit, runpy, sys\n"
+        "heavy = {'torch', 'lightning', 'torchmetrics', 'matplotlib'}\n"
+        "atexit.register(lambda: print(heavy & set(sys.modules), file=sys.stderr))\n"
+        "sys.argv[1:] = ['--help']\n"
+        f"runpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "python -m " + command in done.stdout
+    assert done.stderr == "set()\n"
