@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import pose_lab.conf
-from pose_lab.methods.kapao import Inference, Kapao, find_people
+from pose_lab.methods.kapao import Inference, Kapao, above, find_people
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.nets.csp import CSPPose
 from pose_lab.poses import Batch, Instances
@@ -43,8 +43,8 @@ def post_processing(repeats: int = 50) -> list[dict[str, Any]]:
     maps, sizes = torch.eye(2, 3, dtype=torch.float64)[None], torch.tensor([FRAME])
 
     def action() -> None:
-        image_index, row = torch.nonzero(rows[..., 4] > settings.threshold, as_tuple=True)
-        find_people(rows[0].index_select(0, row), image_index, len(COCO), maps, sizes, settings)
+        some, image_index = above(rows, settings.threshold)
+        find_people(some, image_index, len(COCO), maps, sizes, settings)
 
     value = _milliseconds(action, repeats)
     what = "KAPAO post-processing, 30 people, 102,000 rows"

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pose_lab.runs import resolvers, search_path
+from pose_lab.runs.errors import run_command, said
 
 resolvers.register()
 search_path.register()
@@ -35,7 +36,7 @@ def main(cfg: DictConfig) -> None:
         assert isinstance(settings, dict)
         latency.write(folder, timings, where, {str(key): value for key, value in settings.items()})
     except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said(error)}", file=sys.stderr)
         sys.exit(1)
     title = f"{cfg.method.name}, {where['gpu'] or where['processor']}, {where['threads']} threads"
     console().print(latency.table(timings, title))
@@ -43,4 +44,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,13 +16,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from pose_lab.runs import formats, launcher, report, resolvers, search_path
+from pose_lab.runs import formats, launcher, report, resolvers, search_path, slurm_launcher
+from pose_lab.runs.errors import said
 from pose_lab.runs.identity import resolved, sweep_folder
 from pose_lab.runs.table import console
 
 resolvers.register()
 search_path.register()
 launcher.register()
+slurm_launcher.register()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formats.show(made, screen)
         files = formats.write(made)
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said(error)}", file=sys.stderr)
         sys.exit(1)
     screen.print("\n".join(map(str, files)), soft_wrap=True, markup=False)
 
@@ -46,8 +48,11 @@ def find(arguments: Sequence[str]) -> tuple[Path, Mapping[str, Any] | None]:
     """The sweep's folder and its `report`: of the experiment as it is configured now, or a folder as it is.
 
     Raises:
+        FileNotFoundError: no such folder.
         HydraException: no such experiment or config key.
     """
+    if len(arguments) == 1 and "=" not in arguments[0] and not Path(arguments[0]).is_dir():
+        raise FileNotFoundError(f"{arguments[0]} is no folder of a sweep, nor an argument such as experiment=NAME")
     if len(arguments) == 1 and Path(arguments[0]).is_dir():
         return Path(arguments[0]), None
     swept = [override.is_sweep_override() for override in OverridesParser.create().parse_overrides(list(arguments))]

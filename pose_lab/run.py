@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-import traceback
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pose_lab.runs import launcher, resolvers, search_path
+from pose_lab.runs import launcher, resolvers, search_path, slurm_launcher
+from pose_lab.runs.errors import report, run_command
+from pose_lab.runs.folder import InterruptedRun
+from pose_lab.runs.slurm_job import INTERRUPTED, requeued
 
 resolvers.register()
 search_path.register()
 launcher.register()
+slurm_launcher.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")
 def main(cfg: DictConfig) -> None:
     """Trains and evaluates one run; a sweep calls this in one process per run."""
-    # torch and Lightning take seconds to import, and --help needs none of them
-    from pose_lab.runs.checkpoints import InterruptedRun
-    from pose_lab.runs.train import train
-
     try:
-        train(cfg)
+        with requeued():
+            # torch and Lightning take seconds to import, and --help needs none of them
+            from pose_lab.runs.train import train
+
+            train(cfg)
     except InterruptedRun as stop:
         print(f"\n{stop}", flush=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
-        trace = Path(tempfile.mkstemp(prefix="pose_lab-", suffix=".txt")[1])
-        trace.write_text(traceback.format_exc())
-        print(f"\nerror: {error}\n(where it was raised: {trace})", file=sys.stderr, flush=True)
+        report(error)
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from pose_lab.runs import launcher, resolvers, search_path
+from pose_lab.runs import launcher, resolvers, search_path, slurm_launcher
 
 # a KAPAO small enough to train some steps in a second
 TINY = (
@@ -34,6 +34,7 @@ def composed(*overrides: str, results: Path | None = None, cache: Path | None = 
     resolvers.register()
     search_path.register()
     launcher.register()
+    slurm_launcher.register()
     GlobalHydra.instance().clear()
     places = [f"results={results}"] if results else []
     places += [f"machine.cache={cache}"] if cache else []

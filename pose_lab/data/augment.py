@@ -4,15 +4,16 @@ A plan says, for a whole batch, which pictures ("sources") are shown in which fr
 in a few batched operations from uniform random numbers, and decides both the pixels and the labels; so a source is
 drawn straight into its part of the frame, and the double-size canvas of the published mosaic is never built.
 
-All maps are scalings, so a source can be drawn by resizing a crop of whole pixels onto a block of whole pixels, which
-is much faster than a general warp. For that the map of each source is adjusted by at most half a pixel at the edges of
-what is visible of it; labels follow the adjusted map exactly.
+Where all maps are scalings, a source is drawn by resizing a crop of whole pixels onto a block of whole pixels, which is
+much faster than a general warp. For that the map of each source is adjusted by at most half a pixel at the edges of
+what is visible of it; labels follow the adjusted map exactly. A turned source is warped, see `Plan.warp`.
 
 Shape letters: B frames of a batch, S sources of all frames (flat, ascending by frame).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,13 +26,14 @@ from pose_lab.data import letterbox
 from pose_lab.data.images import HUE_LIMIT
 from pose_lab.ops import warps
 
-Fit = Literal["square", "rectangular", "demo"]
-FITS: tuple[Fit, ...] = ("square", "rectangular", "demo")
+Fit = Literal["square", "rectangular", "demo", "short"]
+FITS: tuple[Fit, ...] = ("square", "rectangular", "demo", "short")
+ALONE: tuple[Fit, ...] = ("demo", "short")  # each picture has a frame of its own
 
 _TILES = 4
 _MARGIN = 8  # pixels around what is visible of a source: keeps the rounding of edges from changing its scale
 _PLACING = ("mosaic", "other_1", "other_2", "other_3", "centre_y", "centre_x", "zoom", "move_x", "move_y")
-_DRAWS = (*_PLACING, "flip", "hue", "saturation", "value")
+_DRAWS = (*_PLACING, "flip", "hue", "saturation", "value", "angle")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Augmentation:
         value: likewise.
         keep_cut_keypoints: published KAPAO: keypoints that a mosaic cuts off are moved onto the canvas' border and
             keep their visibility; otherwise they get visibility 0.
+        rotate: pictures are turned by -rotate .. rotate degrees about the point that comes to lie in the middle. With
+            `reduce` it makes them the bottom-up methods' (HigherHRNet, DEKR): no mosaic, no `scale`.
+        reduce: two factors: pictures whose shorter side fills the frame are made smaller by a factor uniform between
+            them; None: pictures are fitted whole.
     """
 
     mosaic: float = 0.0
@@ -58,6 +64,8 @@ class Augmentation:
     saturation: float = 0.0
     value: float = 0.0
     keep_cut_keypoints: bool = False
+    rotate: float = 0.0
+    reduce: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("mosaic", "flip"):
@@ -66,6 +74,24 @@ class Augmentation:
         for name, limit in {"scale": 1, "translate": 1, "hue": HUE_LIMIT, "saturation": 1, "value": 1}.items():
             if not 0 <= (value := getattr(self, name)) < limit:
                 raise ValueError(f"data.augment.{name} must be at least 0 and below {limit}, but it is {value}")
+        self._check_turning()
+
+    @property
+    def turns(self) -> bool:
+        """Whether pictures are warped by general maps."""
+        return self.reduce is not None
+
+    def _check_turning(self) -> None:
+        if not 0 <= self.rotate <= 180:
+            raise ValueError(f"data.augment.rotate must be 0 to 180 degrees, but it is {self.rotate}")
+        if self.reduce is None:
+            if self.rotate:
+                raise ValueError("data.augment.rotate needs data.augment.reduce, for example [1, 1]")
+            return
+        if len(self.reduce) != 2 or not 0 < self.reduce[0] <= self.reduce[1]:
+            raise ValueError(f"data.augment.reduce must be two rising factors above 0, but it is {self.reduce}")
+        if self.mosaic or self.scale:
+            raise ValueError("data.augment.reduce goes with neither data.augment.mosaic nor data.augment.scale: set 0")
 
 
 @dataclass(frozen=True)
@@ -89,6 +115,8 @@ class Plan:
         flipped: (B,) bool.
         gains: (B, 3) float64 factors of hue, saturation and value; None without change of colours.
         average: whether shrinking takes area means (evaluation).
+        warp: (S, 2, 3) float64, None where sources are resized: from the sources' pixels to the frame before it is
+            mirrored; `block` and `window` are then the whole frame.
     """
 
     frame: tuple[int, int]
@@ -105,6 +133,7 @@ class Plan:
     flipped: Tensor
     gains: Tensor | None
     average: bool
+    warp: Tensor | None = None
 
     @property
     def source_to_frame(self) -> Tensor:
@@ -139,6 +168,8 @@ def training_plan(
         augmentation: how much is changed.
         draws: what `uniforms` gives.
     """
+    if augmentation.turns:
+        return _turned_plan(images, sizes, frame, augmentation, draws)
     mosaic = draws["mosaic"] < augmentation.mosaic
     source = _sources(images, len(sizes), draws)
     canvas = _canvas(frame, mosaic)
@@ -169,14 +200,18 @@ def evaluation_plan(images: Tensor, sizes: Tensor, frame: tuple[int, int], fit: 
     """The plan of an evaluation batch: every picture whole, in the middle of the frame.
 
     Args:
-        images: (B,) int64; one alone for `demo`.
+        images: (B,) int64; one alone for `demo` and `short`.
         sizes: (I, 2) height and width of all images.
         frame: height and width that pictures are scaled to fit.
         fit: `square`: that frame; `rectangular`: the smallest frame of whole strides that holds the batch (published
-            evaluation of KAPAO); `demo`: that frame without the whole strides of its padding (published demo).
+            evaluation of KAPAO); `demo`: that frame without the whole strides of its padding (published demo);
+            `short`: the shorter side fills the frame's, the longer one goes on in whole strides (published evaluation
+            of the bottom-up methods).
         stride: of the smaller frames.
     """
     originals = sizes[images].long()
+    if fit == "short":
+        return _short_plan(images, originals, frame, stride)
     if fit == "demo":
         frame, place, visible = _demo(originals, frame, stride)
     else:
@@ -198,6 +233,63 @@ def evaluation_plan(images: Tensor, sizes: Tensor, frame: tuple[int, int], fit: 
         flipped=torch.zeros(count, dtype=torch.bool),
         gains=None,
         average=fit != "demo",
+    )
+
+
+def _turned_plan(
+    images: Tensor, sizes: Tensor, frame: tuple[int, int], augmentation: Augmentation, draws: dict[str, Tensor]
+) -> Plan:
+    """Whole pictures: turned, made smaller, moved, mirrored."""
+    assert augmentation.reduce is not None
+    originals = sizes[images].long()
+    low, high = augmentation.reduce
+    reduced = low + (high - low) * draws["zoom"]
+    zoom = min(frame) / originals.amin(1) / reduced
+    angle = torch.deg2rad(augmentation.rotate * _signed(draws["angle"]))
+    turning = warps.rotation(angle)
+    middle = torch.tensor(frame[::-1]) / 2.0
+    moved = _moved(frame, augmentation.translate, draws) - middle - zoom[:, None] * originals.flip(-1) / 2
+    warp = torch.cat([turning * zoom[:, None, None], middle[:, None] + turning @ moved[..., None]], -1)
+    flipped = draws["flip"] < augmentation.flip
+    return _warped(images, originals, frame, warp, flipped, 1 / reduced, _gains(augmentation, draws))
+
+
+def _short_plan(images: Tensor, originals: Tensor, frame: tuple[int, int], stride: int) -> Plan:
+    """The plan of one picture: in the middle of a frame whose shorter side it fills."""
+    (height, width), warp = letterbox.short_side(originals, min(frame), stride)
+    none = torch.zeros(len(images), dtype=torch.bool)
+    return _warped(images, originals, (height, width), warp, none, torch.ones(len(images), dtype=torch.float64), None)
+
+
+def _warped(
+    images: Tensor,
+    originals: Tensor,
+    frame: tuple[int, int],
+    warp: Tensor,
+    flipped: Tensor,
+    zoom: Tensor,
+    gains: Tensor | None,
+) -> Plan:
+    """The plan of one warped source per frame: maps (B, 2, 3), heights and widths (B, 2)."""
+    count = len(images)
+    whole = torch.tensor([0, 0, frame[1], frame[0]]).expand(count, 4)
+    shrink = _shrink(warps.area_scale(warp).sqrt())
+    return Plan(
+        frame=frame,
+        frame_index=torch.arange(count),
+        source=images,
+        place=torch.eye(2, 3, dtype=torch.float64).expand(count, 2, 3),
+        visible=torch.cat([torch.zeros_like(originals), originals.flip(-1)], 1).double(),
+        to_frame=_mirrored(warp, flipped, frame),
+        shrink=shrink,
+        crop=torch.cat([torch.zeros_like(originals), -(-originals.flip(-1) // shrink[:, None])], 1),
+        block=whole,
+        window=whole,
+        zoom=zoom,
+        flipped=flipped,
+        gains=gains,
+        average=False,
+        warp=warp,
     )
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
+_ADVICE = {
+    errno.ENOSPC: "free some space there, or ",
+    errno.EDQUOT: "free some space there, or ",
+    errno.EACCES: "allow writing there, or ",
+    errno.EPERM: "allow writing there, or ",
+}
+
 
 @contextmanager
-def writing(what: str, folder: Path) -> Iterator[None]:
+def writing(what: str, folder: Path, instead: str = "set `data.cache` elsewhere") -> Iterator[None]:
     """Explains failures to write.
 
     Args:
         what: is written.
         folder: where.
+        instead: what else can be done.
 
     Raises:
         OSError: in place of any that is raised inside.
@@ -23,8 +32,8 @@ def writing(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"cannot write {what} to {folder} ({reason}); set `data.cache` elsewhere") from None
+        reason, first = error.strerror or str(error), _ADVICE.get(error.errno or 0, "")
+        raise OSError(error.errno, f"cannot write {what} to {folder} ({reason}); {first}{instead}") from None
 
 
 @contextmanager

@@ -111,6 +111,20 @@ def _rgb(buffer: NDArray[np.uint8], flags: int) -> Picture | None:
     return None if picture is None else cast(Picture, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
 
 
+def warp(frame: Picture, picture: Picture, affine: NDArray[np.float64]) -> None:
+    """Draw a picture into the frame by a general map, interpolating linearly; what it does not cover stays as it is.
+
+    Args:
+        frame: (H, W, 3), changed in place.
+        picture: (h, w, 3).
+        affine: (2, 3) from the picture's pixels to the frame's.
+    """
+    centred = affine.copy()  # OpenCV counts from pixel centres
+    centred[:, 2] += affine[:, :2].sum(1) / 2 - 0.5
+    size = (frame.shape[1], frame.shape[0])
+    cv2.warpAffine(picture, centred, size, dst=frame, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
+
+
 def draw(
     frame: Picture,
     picture: Picture,

@@ -94,3 +94,28 @@ def placing(sizes: Tensor, scaled: Tensor, corner: Tensor) -> Tensor:
         (..., 2, 3) float64 maps from original to new pixels.
     """
     return warps.scaling((scaled / sizes.double()).flip(-1), corner.double().flip(-1))
+
+
+def short_side(sizes: Tensor, side: int, stride: int) -> tuple[tuple[int, int], Tensor]:
+    """The frame of one picture whose shorter side is scaled to `side`, and how it lies in the middle of it.
+
+    Args:
+        sizes: (1, 2) int64 height and width.
+        side: of the frame; the longer one becomes a multiple of `stride`, perhaps a fraction of a pixel too short.
+        stride: pixels.
+
+    Returns:
+        height and width of the frame, and the map (1, 2, 3) float64 from original to new pixels.
+
+    Source: the published evaluation of the bottom-up methods on HRNet (HigherHRNet, DEKR).
+    """
+    height, width = sizes[0].tolist()
+    wide = height <= width
+    shorter, longer = (height, width) if wide else (width, height)
+    sides = tuple(int(x + stride - 1) // stride * stride for x in (side, side * longer / shorter))
+    frame = sides if wide else sides[::-1]
+    scale = sides[0] / shorter
+    middle = sizes.new_tensor([[int(width / 2 + 0.5), int(height / 2 + 0.5)]]).double()
+    # published: the picture's pixel `middle` comes to the frame's pixel at half its sides, counted from pixel centres
+    offset = torch.tensor([frame[::-1]]) / 2 + 0.5 - scale * (middle + 0.5)
+    return (frame[0], frame[1]), warps.scaling(torch.full((1, 2), scale, dtype=torch.float64), offset.double())

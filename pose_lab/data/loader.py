@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
+from pose_lab.data.images import BadImageError
 from pose_lab.data.samples import BatchKey, Samples, prepare_worker
 from pose_lab.poses import Batch
 
@@ -127,8 +128,8 @@ class EpochLoader:
             BadImageError: if an image cannot be shown.
         """
         for batch in self.loader:
-            if isinstance(batch, ValueError):
-                raise batch
+            if isinstance(batch, BadImageError):
+                raise BadImageError(f"{batch}. Get it whole, or set `data.bad_images: skip` to leave such images out")
             self.sampler.position += self.sampler.shuffle
             yield batch
         self.sampler.set_epoch(self.sampler.epoch + self.sampler.shuffle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pose_lab.data import annotations as reading
 from pose_lab.data import inventory
 from pose_lab.data.annotations import BadRecords, ReadingRules
-from pose_lab.data.augment import FITS, Augmentation, Fit
+from pose_lab.data.augment import ALONE, FITS, Augmentation, Fit
 from pose_lab.data.images import BadImageError
 from pose_lab.data.layouts import LAYOUTS
 from pose_lab.data.loader import EpochLoader, EpochSampler
 from pose_lab.data.samples import Samples, View
-from pose_lab.poses import Annotations
+from pose_lab.poses import Annotations, Batch
 from pose_lab.skeletons import skeleton as skeleton_called
 
 _NAMED = 5  # how many files a message names
@@ -71,8 +71,8 @@ class PoseDataModule(lightning.LightningDataModule):
         val_batch_size: evaluation pictures per process.
         augment: random changes of training pictures.
         val_fit: how the evaluation's frame follows the pictures' shapes: "square" (the frame of `image_size`),
-            "rectangular" (the smallest that holds a batch of pictures sorted by aspect ratio) or "demo" (the smallest
-            for each picture; batches of one).
+            "rectangular" (the smallest that holds a batch of pictures sorted by aspect ratio) "demo" (the smallest
+            for each picture; batches of one) or "short" (the shorter side fills the frame's; batches of one).
         val_stride: height and width of those smaller frames are multiples of it.
         drop_last: leave out the last, incomplete training batch.
         pad_value: grey level around pictures.
@@ -136,8 +136,8 @@ class PoseDataModule(lightning.LightningDataModule):
         self.augment, self.drop_last, self.pad_value = augment, drop_last, pad_value
         self.val_fit, self.val_stride = _one_of("val_fit", val_fit, FITS), val_stride
         self.bad_images = _one_of("bad_images", bad_images, POLICIES)
-        if val_fit == "demo" and val_batch_size != 1:
-            raise ValueError("data.val_fit demo gives each picture a frame of its own: set data.val_batch_size=1")
+        if val_fit in ALONE and val_batch_size != 1:
+            raise ValueError(f"data.val_fit {val_fit} gives each picture a frame of its own: set data.val_batch_size=1")
         self.workers, self.seed = workers, seed
         self._indexed: dict[str, Annotations] = {}
         self._rows: dict[str, NDArray[np.int64]] = {}
@@ -157,11 +157,13 @@ class PoseDataModule(lightning.LightningDataModule):
             reading.indexed(self.annotation_file(name), self.rules_of(name), self.cache)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the indices and check that all images are there; with `bad_images` "skip" also that they can be shown.
+        """Open the indices and check that all images are there, and that those of the evaluation can be shown.
+
+        Training pictures are decoded here only with `bad_images` "skip": there may be many.
 
         Raises:
             FileNotFoundError: as `prepare_data`.
-            BadImageError: if images are missing and `bad_images` is "error".
+            BadImageError: if images are missing, or the evaluation's not sound, and `bad_images` is "error".
             OSError: if the cache cannot be written.
             ValueError: if no picture is left to train or evaluate on.
         """
@@ -217,6 +219,11 @@ class PoseDataModule(lightning.LightningDataModule):
         rank, world_size = self._place_among_processes()
         view = View(self.frame, self.pad_value, self.seed, self.augment)
         count = len(self._rows["train"])
+        if len(reading.with_people(self.train_annotations)) == 0:
+            raise ValueError(
+                f"{self.annotation_file('train')}: none of the {count} training pictures shows a person that counts "
+                "(with keypoints, no crowd region), so there is nothing to learn: choose another training set"
+            )
         if self.batch_size % world_size:
             raise ValueError(f"data.batch_size {self.batch_size} cannot be shared evenly by {world_size} processes")
         share = self.batch_size // world_size
@@ -226,20 +233,27 @@ class PoseDataModule(lightning.LightningDataModule):
                 f"{count} training pictures do not fill one batch of {self.batch_size}: "
                 "lower `data.batch_size` or set `data.drop_last: false`"
             )
-        return self._loader("train", view, sampler)
+        return self._loader("train", view, sampler, self.workers)
 
     def val_dataloader(self) -> EpochLoader:
         """Whole pictures, each once over all processes."""
+        return self._val_loader(self.val_batch_size, self.workers)
+
+    def val_batches(self, size: int) -> Iterator[Batch]:
+        """The same in batches of another size, each loaded by this process when it is asked for: to time it."""
+        return iter(self._val_loader(size, workers=0))
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def _val_loader(self, size: int, workers: int) -> EpochLoader:
         rank, world_size = self._place_among_processes()
         count = len(self._rows["val"])
         if count < world_size:
             raise ValueError(f"{count} evaluation pictures cannot be shared by {world_size} processes")
         view = View(self.frame, self.pad_value, fit=self.val_fit, stride=self.val_stride)
         order = self._by_aspect() if self.val_fit == "rectangular" else None
-        sampler = EpochSampler(count, self.val_batch_size, rank=rank, world_size=world_size, order=order)
-        return self._loader("val", view, sampler)
-
-    test_dataloader = predict_dataloader = val_dataloader
+        sampler = EpochSampler(count, size, rank=rank, world_size=world_size, order=order)
+        return self._loader("val", view, sampler, workers)
 
     def annotation_file(self, name: str) -> Path:
         """The annotation file of split "train" or "val": in the first annotation folder that has it."""
@@ -252,10 +266,10 @@ class PoseDataModule(lightning.LightningDataModule):
         split = self.splits[name]
         return replace(self.rules, part=split.part, images=self.root / split.images)
 
-    def _loader(self, name: str, view: View, sampler: EpochSampler) -> EpochLoader:
+    def _loader(self, name: str, view: View, sampler: EpochSampler, workers: int) -> EpochLoader:
         folder = self.root / self.splits[name].images
         samples = Samples(self._indexed[name], folder, self.skeleton, view, self._rows[name])
-        self._loaders.append(EpochLoader(samples, sampler, self.workers))
+        self._loaders.append(EpochLoader(samples, sampler, workers))
         return self._loaders[-1]
 
     def _used(self, name: str) -> Annotations:
@@ -300,7 +314,7 @@ class PoseDataModule(lightning.LightningDataModule):
         """The image files that cannot be shown, and why; raises or reports them, as `bad_images` says."""
         folder = self.root / self.splits[name].images
         bad = {file: "is missing" for file in rows if file not in found}
-        if self.bad_images == "skip":
+        if self.bad_images == "skip" or name == "val":
             sizes = dict(zip(rows, map(tuple, self._indexed[name].sizes[list(rows.values())].tolist()), strict=True))
             bad |= inventory.defects(folder, {file: sizes[file] for file in rows if file in found}, found, self.cache)
         if bad:
@@ -308,7 +322,7 @@ class PoseDataModule(lightning.LightningDataModule):
             more = "; ..." if len(bad) > _NAMED else ""
             message = f"{folder}: {len(bad)} of {len(rows)} images are unusable: {named}{more}"
             if self.bad_images == "error":
-                raise BadImageError(f"{message}. Get them, or set `data.bad_images: skip` to leave them out")
+                raise BadImageError(f"{message}. Get them whole, or set `data.bad_images: skip` to leave them out")
             _log.warning("%s. They are left out.", message)
         return bad
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +23,8 @@ from pose_lab.data.images import Picture
 from pose_lab.data.people import carried, people_of
 from pose_lab.poses import Annotations, Batch
 from pose_lab.skeletons import Skeleton
+
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class _Drawing(NamedTuple):
     crop: list[int]
     block: list[int]
     window: list[int]
+    warp: NDArray[np.float64] | None
 
 
 class Samples(Dataset[Batch | images.BadImageError]):
@@ -138,7 +144,8 @@ class Samples(Dataset[Batch | images.BadImageError]):
         frame, mirrored = np.empty((2, *plan.frame, 3), np.uint8)
         bounds = plan.bounds.tolist()
         rows = (plan.source, plan.shrink, plan.crop, plan.block, plan.window)
-        sources = [_Drawing(*values) for values in zip(*(row.tolist() for row in rows), strict=True)]
+        warps = [None] * len(plan.source) if plan.warp is None else list(plan.warp.numpy())
+        sources = [_Drawing(*values) for values in zip(*(row.tolist() for row in rows), warps, strict=True)]
         for row, planes in enumerate(pictures.numpy()):
             gains = None if plan.gains is None else plan.gains[row].numpy()
             frame[:] = images.recoloured_grey(self.view.pad_value, gains)
@@ -153,6 +160,10 @@ class Samples(Dataset[Batch | images.BadImageError]):
         if left < right and top < bottom:
             x0, y0, x1, y1 = drawing.crop
             picture = self._read(drawing.source, drawing.shrink)[y0:y1, x0:x1]
+            if drawing.warp is not None:
+                picture = picture if gains is None else images.recoloured(picture, gains)
+                images.warp(frame, picture, drawing.warp * (drawing.shrink, drawing.shrink, 1))
+                return
             images.draw(frame, picture, drawing.block, drawing.window, gains, average)
 
     def _read(self, image: int, shrink: int) -> Picture:
@@ -169,6 +180,17 @@ def _unfilled(shape: tuple[int, ...]) -> Tensor:
 
 
 def prepare_worker(_: Any) -> None:
-    """One thread per loader worker: parallelism comes from the workers."""
+    """One thread per loader worker: parallelism comes from the workers. Signals to stop are the run's business.
+
+    Slurm and Ctrl-C send them to all processes, and a run whose workers die cannot write its checkpoint.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    threading.Thread(target=_obey_the_run, daemon=True).start()
+
+
+def _obey_the_run() -> None:
+    while signal.sigwaitinfo(_STOP_SIGNALS).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -20,6 +20,7 @@ from pose_lab.checkpoints.filling import fill
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.optimisation import MovingAverage, Optimisation
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
+from pose_lab.ops.processes import mean_over_processes
 from pose_lab.poses import Annotations, Batch, Predictions
 from pose_lab.skeletons import Skeleton, skeleton
 
@@ -118,8 +119,9 @@ class PoseMethod(LightningModule):
         """One step: sums the losses and logs each of them."""
         losses = self.losses(batch)
         total = cast(Tensor, sum(losses.values()))
-        logged = {f"train/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict({**logged, "train/loss": total.detach()}, on_step=True, on_epoch=True, batch_size=len(batch))
+        names = [f"train/{name}" for name in (*losses, "loss")]
+        logged = dict(zip(names, mean_over_processes(torch.stack([*losses.values(), total]).detach()), strict=True))
+        self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch))
         if not self.sum_over_batch:
             return total
         # DDP averages gradients over processes, Lightning over accumulated batches: a sum needs both numbers back

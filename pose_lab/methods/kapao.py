@@ -31,6 +31,7 @@ from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
 from pose_lab.ops.nms import suppress
 from pose_lab.ops.passes import Pass, passes
+from pose_lab.ops.processes import mean_over_processes
 from pose_lab.poses import Annotations, Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 from pose_lab.skeletons import skeleton as named_skeleton
@@ -69,6 +70,9 @@ class Labels:
     def __post_init__(self) -> None:
         if self.borders not in ("exact", "published", "clipped"):
             raise ValueError(f"labels.borders is {self.borders!r}; there are: exact, published, clipped")
+        sides = self.keypoint_box if isinstance(self.keypoint_box, Sequence) else (self.keypoint_box,)
+        if not all(isinstance(side, int | float) and 0 < side <= 1 for side in sides):
+            raise ValueError(f"labels.keypoint_box is {self.keypoint_box!r}, but must be above 0 and at most 1")
 
 
 @dataclass
@@ -285,9 +289,9 @@ def kapao_losses(raw: Sequence[Tensor], matches: Matches, level_weights: Sequenc
 
 
 def _mean_weights(level: Tensor, counts: Tensor, num_levels: int) -> Tensor:
-    """(M,) 1 over the sum of `counts` in the row's level."""
-    total = counts.new_zeros(num_levels).index_add(0, level, counts)
-    return (1 / total.clamp(min=1))[level]
+    """(M,) 1 over the sum of `counts` in the row's level, in the batch of all processes."""
+    total = mean_over_processes(counts.new_zeros(num_levels).index_add(0, level, counts))
+    return (1 / total.where(total > 0, 1))[level]
 
 
 def _cell_weights(raw: Sequence[Tensor], level_weights: Sequence[float]) -> Tensor:
@@ -353,7 +357,8 @@ def decode(
 def _decode_level(
     raw: Tensor, anchors: Tensor, stride: int, num_keypoints: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
-    image, anchor, row, column = torch.nonzero(raw[:, :, OBJECTNESS].sigmoid() > threshold, as_tuple=True)
+    objectness = raw[:, :, OBJECTNESS].contiguous().sigmoid()  # the rest of the code walks over it several times
+    image, anchor, row, column = torch.nonzero(objectness > threshold, as_tuple=True)
     found = raw[image, anchor, :, row, column]
     sizes, cells = anchors[anchor], torch.stack((column, row), 1)
     boxes = _decode_boxes(found, sizes)
@@ -363,6 +368,13 @@ def _decode_level(
     keypoints = _decode_keypoints(points, sizes) + (cells * stride)[:, None]
     scores = found[:, OBJECTNESS:first].sigmoid()
     return torch.cat((centres, boxes[:, 2:], scores, keypoints.flatten(1), confidences.sigmoid()), 1), image
+
+
+def above(decoded: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """As from `decode`, where all rows are decoded: (B, R, C) -> rows (M, C) above the threshold, and their image."""
+    objectness = decoded[..., OBJECTNESS].contiguous()  # a comparison of values far apart costs six times as much
+    number = _numbers(objectness.view(-1) > threshold)
+    return decoded.flatten(0, 1).index_select(0, number), number // decoded.shape[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -447,7 +459,7 @@ class Detections:
     categories: Tensor
 
     def __getitem__(self, index: Tensor) -> Detections:
-        return Detections(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return Detections(*(getattr(self, name).index_select(0, index) for name in self.__dataclass_fields__))
 
 
 def detect(rows: Tensor, image_index: Tensor, num_keypoints: int, settings: Inference) -> tuple[Detections, Detections]:
@@ -457,20 +469,27 @@ def detect(rows: Tensor, image_index: Tensor, num_keypoints: int, settings: Infe
     thresholds allow it.
     """
     scores, categories = rows[:, FIRST_CLASS : FIRST_CLASS + 1 + num_keypoints].max(1)
-    scores = scores * rows[:, OBJECTNESS]
-    joint = settings.pose_iou == settings.keypoint_iou and settings.keypoint_confidence >= settings.pose_confidence
-    keypoint_confidence = settings.pose_confidence if joint else settings.keypoint_confidence
-    enough = torch.where(categories == POSE, settings.pose_confidence, keypoint_confidence)
-    number = torch.nonzero(scores > enough)[:, 0]
-    boxes = to_corners(rows[number, :BOX_COLUMNS])
-    found = Detections(number, image_index[number], boxes, scores[number], categories[number])
-    images = int(image_index[-1]) + 1 if len(image_index) else 0
-    groups = found.image_index if joint else found.image_index + images * (found.categories != POSE)
-    max_ious = [settings.pose_iou] * images + [settings.keypoint_iou] * images * (not joint)
+    scores, is_pose = scores * rows[:, OBJECTNESS], categories == POSE
     limits = (settings.max_candidates, settings.max_detections, settings.class_offset)
-    found = found[suppress(found.boxes, found.scores, found.categories, groups, max_ious, *limits)]
-    is_pose = found.categories == POSE
-    return found[is_pose], found[~is_pose & (found.scores >= settings.keypoint_confidence)]
+
+    def best(enough: Tensor, max_iou: float) -> Detections:
+        of_rows = _numbers(enough)
+        boxes = to_corners(rows[:, :BOX_COLUMNS].index_select(0, of_rows))
+        image, score, category = (values.index_select(0, of_rows) for values in (image_index, scores, categories))
+        found = Detections(of_rows, image, boxes, score, category)
+        return found[suppress(boxes, score, category, image, max_iou, *limits)]
+
+    if settings.pose_iou == settings.keypoint_iou and settings.keypoint_confidence >= settings.pose_confidence:
+        found = best(scores > settings.pose_confidence, settings.pose_iou)
+        is_pose, enough = found.categories == POSE, found.scores >= settings.keypoint_confidence
+        return found[_numbers(is_pose)], found[_numbers(enough & ~is_pose)]
+    poses = best(is_pose & (scores > settings.pose_confidence), settings.pose_iou)
+    return poses, best(~is_pose & (scores > settings.keypoint_confidence), settings.keypoint_iou)
+
+
+def _numbers(chosen: Tensor) -> Tensor:
+    """(N,) bool -> (M,) the rows that are chosen."""
+    return torch.nonzero(chosen)[:, 0]
 
 
 def find_people(
@@ -492,7 +511,7 @@ def find_people(
         the keypoint, and the pose is ranked by its score times its mean confidence.
     """
     poses, objects_found = detect(rows, image_index, num_keypoints, settings)
-    found = rows[poses.rows, FIRST_CLASS + 1 + num_keypoints :]
+    found = rows.index_select(0, poses.rows)[:, FIRST_CLASS + 1 + num_keypoints :]
     frames = sizes[poses.image_index]
     points = torch.cat((poses.boxes, found[:, : 2 * num_keypoints]), 1)
     boxes, keypoints = _mapped(points, to_original[poses.image_index]).tensor_split((BOX_COLUMNS,), 1)
@@ -504,7 +523,7 @@ def find_people(
     own = found[:, 2 * num_keypoints :]
     confidences = own * poses.scores[:, None] if own.shape[1] else torch.zeros_like(keypoints[..., 0])
     if settings.fusion:
-        able = torch.nonzero(poses.scores > settings.fusion_confidence)[:, 0]
+        able = _numbers(poses.scores > settings.fusion_confidence)
         centres = _object_centres(objects_found, to_original, sizes, settings)
         held = confidences[able] if own.shape[1] else None
         fused = fuse(keypoints[able], poses.image_index[able], centres, objects_found, settings.fusion_distance, held)
@@ -534,7 +553,7 @@ def _mapped(points: Tensor, maps: Tensor) -> Tensor:
     """(P, 2 n) pairs x, y moved by a map (P, 2, 3) each."""
     maps = maps.to(points)
     pairs = points.unflatten(-1, (-1, 2))
-    return (pairs @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]).flatten(-2)
+    return torch.baddbmm(maps[:, None, :, 2], pairs, maps[:, :, :2].transpose(1, 2)).flatten(-2)
 
 
 def _object_centres(found: Detections, to_original: Tensor, sizes: Tensor, settings: Inference) -> Tensor:
@@ -588,15 +607,15 @@ def fuse(
         takers[nowhere] = nobody
         return takers
 
-    own = _distances(F.pad(keypoints.flatten(0, 1), (0, 0, 0, 1), value=torch.inf)[slots], centres)
-    places, takers, before = F.pad(centres, (0, 0, 0, 1)), claims(own), None
+    own = _distances(F.pad(keypoints.flatten(0, 1).t(), (0, 1), value=torch.inf), slots, centres)
+    places, takers, before = F.pad(centres.t(), (0, 1)), claims(own), None
     while before is None or not torch.equal(takers, before):
-        taker, before = takers[slots], takers
-        takers = claims(_distances(places[taker], centres).where(taker < number[:, None], own))
-    takers = takers[:nowhere].view_as(keypoints[..., 0])
-    replaced = takers < nobody
-    scores = F.pad(found.scores, (0, 1))[takers]
-    return places[takers].where(replaced[..., None], keypoints), scores.where(replaced, unfused)
+        taker, before = takers.index_select(0, slots.flatten()).view_as(slots), takers
+        takers = claims(_distances(places, taker, centres).where(taker < number[:, None], own))
+    takers = takers[:nowhere]
+    replaced = (takers < nobody).view_as(unfused)
+    keypoints = places.index_select(1, takers).t().view_as(keypoints).where(replaced[..., None], keypoints)
+    return keypoints, F.pad(found.scores, (0, 1))[takers].view_as(unfused).where(replaced, unfused)
 
 
 def _slots(keypoints: Tensor, pose_image: Tensor, found: Detections) -> Tensor:
@@ -604,14 +623,14 @@ def _slots(keypoints: Tensor, pose_image: Tensor, found: Detections) -> Tensor:
     first = torch.searchsorted(pose_image, found.image_index)
     count = torch.searchsorted(pose_image, found.image_index, right=True) - first
     pose = torch.arange(int(count.max()), device=count.device)
-    slots = (first[:, None] + pose) * keypoints.shape[1] + (found.categories - 1)[:, None]
+    slots = (first * keypoints.shape[1] + found.categories - 1)[:, None] + pose * keypoints.shape[1]
     return slots.where(pose < count[:, None], keypoints[..., 0].numel())
 
 
-def _distances(points: Tensor, centres: Tensor) -> Tensor:
-    """(Q, S) from points (Q, S, 2) to centres (Q, 2)."""
-    x, y = (points - centres[:, None]).unbind(-1)
-    return (x * x + y * y).sqrt()
+def _distances(places: Tensor, index: Tensor, centres: Tensor) -> Tensor:
+    """(Q, S) how far the places (2, N) with these numbers (Q, S) are from the centres (Q, 2)."""
+    x, y = (place.index_select(0, index.flatten()).view_as(index) for place in places)
+    return (x.sub_(centres[:, :1]).square_() + y.sub_(centres[:, 1:]).square_()).sqrt_()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -757,9 +776,8 @@ class Kapao(PoseMethod):
         per_cell = self.net.anchors.shape[1]
         count = per_cell * sum((height // stride) * (width // stride) for stride in self.net.strides)
         drawn = [scene(people, count, (height, width), len(self.skeleton), image)[0] for image in range(len(batch))]
-        above = [rows[rows[:, OBJECTNESS] > self.inference.threshold] for rows in drawn]
-        image_index = torch.arange(len(batch)).repeat_interleave(torch.tensor([len(rows) for rows in above]))
-        return Candidates(torch.cat(above).to(batch.images.device), image_index.to(batch.images.device))
+        rows, image_index = above(torch.stack(drawn).to(batch.images.device), self.inference.threshold)
+        return Candidates(rows, image_index)
 
 
 def _normalised(images: Tensor) -> Tensor:

@@ -114,6 +114,10 @@ class Optimisation:
     warmup: WarmUp = field(default_factory=WarmUp)
     ema: Averaging | None = None
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.lr, int | float) and 0 <= self.lr < math.inf):
+            raise ValueError(f"optimisation.lr is {self.lr!r}, but must be a number from 0 on")
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Optimisation:
         """Built from plain nested mappings.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchvision.ops import nms
@@ -22,7 +20,7 @@ def suppress(
     scores: Tensor,
     categories: Tensor,
     groups: Tensor,
-    max_ious: Sequence[float],
+    max_iou: float,
     max_candidates: int,
     max_kept: int,
     class_offset: float,
@@ -35,8 +33,8 @@ def suppress(
         boxes: (N, 4) float32 xyxy.
         scores: (N,).
         categories: (N,) int64.
-        groups: (N,) int64 in 0..G-1.
-        max_ious: (G,) per group; a larger intersection over union is suppressed.
+        groups: (N,) int64, ascending.
+        max_iou: a larger intersection over union is suppressed.
         max_candidates: the rows of a group that take part, by score.
         max_kept: the rows of a group that are returned, over all classes.
         class_offset: boxes are moved this far per class (farther where a box reaches farther), so that no two classes
@@ -47,60 +45,72 @@ def suppress(
     """
     if not len(boxes):
         return torch.zeros_like(groups)
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(groups[order], stable=True)]
     low, high = boxes.aminmax()
-    apart = (boxes + (categories * (high - low).clamp(min=class_offset))[:, None])[order]
-    counts = torch.bincount(groups, minlength=len(max_ious)).tolist()
+    apart = boxes + (categories * (high - low).clamp(min=class_offset))[:, None]
     suppress_all = _together if boxes.is_cuda else _in_turn
-    return order[suppress_all(apart, counts, max_ious, max_candidates, max_kept)]
+    return suppress_all(apart, scores, groups, max_iou, max_candidates, max_kept)
 
 
 def _in_turn(
-    boxes: Tensor, counts: Sequence[int], max_ious: Sequence[float], max_candidates: int, max_kept: int
+    boxes: Tensor, scores: Tensor, groups: Tensor, max_iou: float, max_candidates: int, max_kept: int
 ) -> Tensor:
-    """Rows that are kept, one group after the other; the boxes (N, 4) come by group and falling score."""
-    falling = torch.arange(len(boxes), 0, -1, dtype=boxes.dtype)
+    """One group after the other."""
     kept, start = [], 0
-    for count, max_iou in zip(counts, max_ious, strict=True):
+    for count in torch.bincount(groups).tolist():
+        order = torch.argsort(scores[start : start + count], descending=True, stable=True) + start
         # whom the best rows leave alone does not depend on the others: in a crowd they alone give enough
         for limit in (min(2 * max_kept, max_candidates), max_candidates):
-            best = slice(start, start + min(count, limit))
-            rows = nms(boxes[best], falling[best], max_iou)[:max_kept]
+            best = order[:limit]
+            rows = nms(boxes.index_select(0, best), scores.index_select(0, best), max_iou)[:max_kept]
             if len(rows) == max_kept or count <= limit:
                 break
-        kept.append(rows + start)
+        kept.append(best.index_select(0, rows))
         start += count
     return torch.cat(kept)
 
 
 def _together(
-    boxes: Tensor, counts: Sequence[int], max_ious: Sequence[float], max_candidates: int, max_kept: int
+    boxes: Tensor, scores: Tensor, groups: Tensor, max_iou: float, max_candidates: int, max_kept: int
 ) -> Tensor:
     """The same with few calls, so that a GPU does not wait for the host in every group.
 
     Groups are moved apart in double precision, where that rounds nothing.
     """
-    sizes = torch.tensor(counts, device=boxes.device)
-    groups = torch.repeat_interleave(sizes, output_size=len(boxes))
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(groups[order], stable=True)]
+    counts = torch.bincount(groups).tolist()
     low, high = boxes.aminmax()
     apart = boxes.double() + (groups * (high - low + 1).double())[:, None]
-    rows = torch.arange(len(boxes), device=boxes.device)
-    rows = rows[ranks(groups) < max_candidates] if max(counts) > max_candidates else rows
-    parts = _parts([min(count, max_candidates) for count in counts], max_ious)
-    kept = []
-    for part, max_iou in zip(rows.split([size for size, _ in parts]), [iou for _, iou in parts], strict=True):
-        kept.append(part[nms(apart[part], -part.double(), max_iou)])
-    found = torch.cat(kept)
+    if max(counts) > max_candidates:
+        order = order[ranks(groups[order]) < max_candidates]
+    falling = torch.arange(len(order), 0, -1, dtype=apart.dtype, device=apart.device)
+    parts = order.split(_parts([min(count, max_candidates) for count in counts]))
+    found = torch.cat([part[nms(apart[part], falling[: len(part)], max_iou)] for part in parts])
     return found[ranks(groups[found]) < max_kept]
 
 
-def _parts(counts: Sequence[int], max_ious: Sequence[float]) -> list[tuple[int, float]]:
-    """Neighbouring groups of one threshold joined, up to `_TOGETHER` boxes: their number and threshold."""
-    parts: list[tuple[int, float]] = []
-    for count, max_iou in zip(counts, max_ious, strict=True):
-        if parts and parts[-1][1] == max_iou and parts[-1][0] + count <= _TOGETHER:
-            parts[-1] = (parts[-1][0] + count, max_iou)
+def _parts(counts: list[int]) -> list[int]:
+    """The boxes of neighbouring groups together, up to `_TOGETHER` where a group alone has not more."""
+    parts: list[int] = []
+    for count in counts:
+        if parts and parts[-1] + count <= _TOGETHER:
+            parts[-1] += count
         else:
-            parts.append((count, max_iou))
+            parts.append(count)
     return parts
+
+
+def greedy(overlaps: Tensor) -> Tensor:
+    """(G, M) bool: the candidates that no kept earlier one overlaps.
+
+    Each round settles at least one more candidate of every chain of overlaps, so the fixed point is the greedy result.
+
+    Args:
+        overlaps: (G, M, M) bool, where candidate i is earlier than candidate j and overlaps it.
+    """
+    kept = overlaps.new_ones(overlaps.shape[:2])
+    while True:
+        again = ~(overlaps & kept[:, :, None]).any(1)
+        if torch.equal(again, kept):
+            return kept
+        kept = again

@@ -23,6 +23,12 @@ def scaling(scale: Tensor, offset: Tensor) -> Tensor:
     return torch.cat([torch.diag_embed(scale), offset.unsqueeze(-1)], dim=-1)
 
 
+def rotation(angle: Tensor) -> Tensor:
+    """(..., 2, 2) rotations by an angle (...) in radians, from x towards y."""
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+
+
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
     """The map that applies `inner` first and then `outer`; both (..., 2, 3)."""
     linear = outer[..., :2] @ inner[..., :2]

@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,13 +23,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from pose_lab.runs.files import write_file
+from pose_lab.runs.folder import InterruptedRun
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-
-class InterruptedRun(Exception):  # noqa: N818 - nothing went wrong
-    """The run was asked to stop; what it has saved is whole, and it can be started again."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -38,10 +36,27 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Saves, or leaves what was there."""
 
         def fill(temporary: Path) -> None:
-            with open(temporary, "wb") as file:  # given a path, torch hides that the disk is full
-                torch.save(checkpoint, file)
+            raw = _File(temporary, "w")
+            with BufferedWriter(raw) as file:
+                try:
+                    torch.save(checkpoint, file)
+                except RuntimeError as error:  # torch says of a full disk only that the file is too short
+                    raise raw.refusal or error from None
 
         write_file(Path(path), fill)
+
+
+class _File(FileIO):
+    """Remembers why it did not take what was written."""
+
+    refusal: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.refusal = error
+            raise
 
 
 class Checkpoints(Checkpoint):
@@ -99,7 +114,7 @@ class Checkpoints(Checkpoint):
         if stop or trainer.strategy.reduce_boolean_decision(time.monotonic() - self._saved > self.seconds, all=False):
             self._save(trainer)
         if stop:
-            raise InterruptedRun(self._reason())
+            raise _interruption(stop)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves, after the validation of this epoch if it has one."""
@@ -113,7 +128,7 @@ class Checkpoints(Checkpoint):
         if better or stop or last or pause:
             self._save(trainer)
         if stop and not last:
-            raise InterruptedRun(self._reason())
+            raise _interruption(stop)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Goes on with the random state of the checkpoint; takes the signals back that Lightning has taken."""
@@ -157,12 +172,10 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(last)
         self._saved = time.monotonic()
 
-    def _asked_to_stop(self, trainer: Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self.stop is not None, all=False)
-
-    def _reason(self) -> str:
-        name = signal.Signals(self.stop).name if self.stop else "another process"
-        return f"stopped by {name}; the checkpoint is whole, the same command goes on from it"
+    def _asked_to_stop(self, trainer: Trainer) -> int:
+        """The signal that asked any of the processes to stop, the same in all of them; 0 for none."""
+        asked = torch.tensor(self.stop or 0, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(asked, reduce_op="max"))
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -187,7 +200,13 @@ class Checkpoints(Checkpoint):
         impatient = self.stop == signal.SIGINT == number
         self.stop = number
         if impatient or not self._training:
-            raise InterruptedRun(f"stopped by {signal.Signals(number).name}; the last checkpoint stays as it was")
+            name = signal.Signals(number).name
+            raise InterruptedRun(f"stopped by {name}; the last checkpoint stays as it was", number)
+
+
+def _interruption(number: int) -> InterruptedRun:
+    name = signal.Signals(number).name
+    return InterruptedRun(f"stopped by {name}; the checkpoint is whole, the same command goes on from it", number)
 
 
 def resumable(folder: Path, identity: str, config: Mapping[str, Any], say: Callable[[str], None]) -> Path | None:

@@ -35,6 +35,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # 
 PUBLISHED = "0.4"
 LOG_SPAN = 8  # the axis is logarithmic if its values span more
 PANELS = 3  # in a row
+NAME = 36  # characters of a line beside a bar
 LINE = 108  # characters of the text below the figure
 
 
@@ -53,6 +54,7 @@ def draw(report: Report) -> Figure:
         figure.suptitle(report.title, x=0.02, ha="left", fontsize=11)
         figure.supylabel(y_label, fontsize=10)
         _panels(figure, report)
+        _from_zero(figure.axes[0], report)
         figure.supxlabel(_footnote(report), x=0.02, ha="left", fontsize=7.5, color=PUBLISHED)
         return figure
     axes = figure.add_subplot()
@@ -66,6 +68,7 @@ def draw(report: Report) -> Figure:
         _bars(axes, report)
     else:
         _curves(axes, report, report.axis)
+        _from_zero(axes, report)
     figure.supxlabel(_footnote(report), x=0.02, ha="left", fontsize=7.5, color=PUBLISHED)
     return figure
 
@@ -171,7 +174,7 @@ def _published_curve(axes: Axes, report: Report, axis: str, places: Places, rows
 def _bars(axes: Axes, report: Report) -> None:
     rows = [row for row in report.rows if report.metric in row.estimates]
     found = [row.estimates[report.metric] for row in rows]
-    names = [_name(report, row) for row in rows]
+    names = [textwrap.fill(_name(report, row), NAME) for row in rows]
     errors = [100 * (estimate.std or 0) for estimate in found]
     style: dict[str, Any] = {"height": 0.6, "color": COLOURS[0], "error_kw": {"capsize": 3, "elinewidth": 1}}
     axes.grid(axis="y", visible=False)
@@ -230,8 +233,11 @@ def _series(report: Report, axis: str) -> dict[str, list[Row]]:
 
 
 def _name(report: Report, row: Row, leave_out: str | None = None) -> str:
-    words = [f"{word} {value_text(row.settings[key])}" for key, word in report.keys.items() if key != leave_out]
-    return ", ".join(words)
+    """What sets a row apart; a setting that it shares with those it is held against is left out."""
+    shared = {key for key, value in report.against.items() if repr(row.settings.get(key)) == repr(value)}
+    shown = {key: word for key, word in report.keys.items() if key != leave_out and key not in shared}
+    words = ", ".join(f"{word} {value_text(row.settings[key])}" for key, word in shown.items())
+    return words or ("reference" if report.against else "")
 
 
 def _scale(axes: Axes, places: Places) -> None:
@@ -243,6 +249,13 @@ def _scale(axes: Axes, places: Places) -> None:
     axes.set_xticklabels([value_text(value) or "none" for value in places.values])
     axes.margins(x=0.06, y=0.12)
     axes.yaxis.set_major_locator(MaxNLocator(6))
+
+
+def _from_zero(axes: Axes, report: Report) -> None:
+    """No room below zero for a metric that has none there; at least one percent is shown."""
+    bottom, top = axes.get_ylim()
+    if all(row.estimates[report.metric].mean >= 0 for row in report.rows if report.metric in row.estimates):
+        axes.set_ylim(max(bottom, 0), max(top, 1))
 
 
 def _footnote(report: Report) -> str:

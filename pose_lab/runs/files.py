@@ -17,6 +17,7 @@ from typing import IO, Any, ClassVar
 WRITE_ADVICE = {
     errno.ENOSPC: "the disk is full: free some space, then start the same command again (nothing is lost)",
     errno.EDQUOT: "your disk quota is used up: free some space, then start the same command again (nothing is lost)",
+    errno.EFBIG: "no file may become that large there: raise the limit (ulimit -f), or choose another results=FOLDER",
     errno.EROFS: "the file system is read-only: choose another folder with results=FOLDER",
     errno.EACCES: "no permission to write there: choose another folder with results=FOLDER, or mend its permissions",
     errno.EPERM: "no permission to write there: choose another folder with results=FOLDER, or mend its permissions",

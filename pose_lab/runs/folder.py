@@ -9,32 +9,50 @@
 - `search.csv`: one row per setting of a search over the post-processing
 - `checkpoints/`: to resume from, and the best
 - `log.txt`: what the run's process printed, over all its starts
+- `code.diff`: the commit that it was started with last, and the uncommitted difference
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from yaml import CSafeLoader
 
-from pose_lab.runs.files import FileLock, read_json, write_json, write_text
+from pose_lab.runs.errors import said
+from pose_lab.runs.files import FileLock, explained, read_json, write_json, write_text
 from pose_lab.runs.identity import resolved
 
 State = Literal["queued", "running", "finished", "failed", "interrupted"]
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f]")  # colours, cursor movements
 
+TOP_LEVEL = re.compile(r"^(?=[A-Za-z_]\w*:)", re.MULTILINE)  # where a top-level key of a YAML mapping begins
+
 LOCK_PATIENCE = 1.0  # seconds; who only asks whether a run is locked holds its lock for an instant
+
+
+class InterruptedRun(Exception):  # noqa: N818 - nothing went wrong
+    """The run was asked to stop; what it has saved is whole, and it can be started again.
+
+    Attributes:
+        signal: that asked for it; None where it is not known.
+    """
+
+    def __init__(self, message: str, signal: int | None = None) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class RunBusyError(RuntimeError):
@@ -133,8 +151,8 @@ class RunFolder:
     def training(self) -> Iterator[Status]:
         """The life of one attempt: locks the run, says that it runs, and at the end how it ended.
 
-        A body that ends normally has finished; KeyboardInterrupt and SystemExit (Lightning's answer to a signal) leave
-        it interrupted, any other exception failed. Exceptions pass on.
+        A body that ends normally has finished; InterruptedRun, KeyboardInterrupt and SystemExit leave it interrupted,
+        any other exception failed. Exceptions pass on.
 
         Raises:
             RunBusyError: another process holds the run.
@@ -144,18 +162,37 @@ class RunFolder:
             try:
                 yield status
             except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+                stopped = isinstance(error, InterruptedRun | KeyboardInterrupt | SystemExit)
                 with suppress(OSError):  # a full disk must not hide why the run ended
                     self._end(status, "interrupted" if stopped else "failed", None if stopped else _words(error))
                 raise
             self._end(status, "finished")
+
+    def write_end(self, state: Literal["failed", "interrupted"], error: str | None = None) -> None:
+        """Writes down how a run ended that could not do so itself.
+
+        Raises:
+            RunBusyError: a process is training it, so it has not ended.
+        """
+        with self.lock():
+            status = self.recorded_status()
+            ended = status.ended if status.state == "failed" else time.time()
+            self.write_status(replace(status, state=state, error=error, ended=ended))
+
+    @contextmanager
+    def appended_log(self, command: Sequence[str]) -> Iterator[IO[bytes]]:
+        """The log, to append what a process prints; a line with time and command parts it from what is there."""
+        with explained(self.path), open(self.log, "ab") as log:
+            log.write(f"=== {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
+            log.flush()
+            yield log
 
     def write_config(self, cfg: DictConfig) -> None:
         """Writes `config.yaml`, resolved and without Hydra's own node."""
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
 
     def config(self) -> dict[str, Any]:
-        """The run's config as it was started, resolved.
+        """The run's config as it was started, resolved; to read, not to change.
 
         Raises:
             FileNotFoundError: the run has none yet.
@@ -163,7 +200,7 @@ class RunFolder:
         """
         path = self.path / "config.yaml"
         try:
-            content = yaml.load(path.read_bytes(), CSafeLoader)
+            content = _content(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not valid YAML ({error}): delete this run's folder") from error
         if not isinstance(content, dict):
@@ -220,5 +257,25 @@ class RunFolder:
             return None
 
 
+def _content(text: str) -> Any:
+    """What a YAML text holds.
+
+    Runs of a sweep have most top-level keys in common, and a thousand of them are read for a report: equal parts are
+    parsed once and shared. Texts that no run writes (a list, a flow mapping, anchors) are parsed as a whole.
+    """
+    parts = TOP_LEVEL.split(text)[1:]
+    if "".join(parts) != text or re.search(r"^(---|\.\.\.|%)|[&*]\w", text, re.MULTILINE):
+        return yaml.load(text, CSafeLoader)
+    content: dict[str, Any] = {}
+    for part in parts:
+        content |= _part(part)
+    return content
+
+
+@lru_cache(maxsize=4096)
+def _part(text: str) -> dict[str, Any]:
+    return yaml.load(text, CSafeLoader)
+
+
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {said(error)}"

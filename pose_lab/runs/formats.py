@@ -69,7 +69,7 @@ def cells(report: Report, bold: Bold) -> tuple[list[str], list[list[str]]]:
     columns |= {word: partial(_setting, key) for key, word in report.keys.items()}
     columns |= {name: partial(_metric, report, name, bold) for name in report.columns}
     columns["n"] = lambda row: str(_finished(row)) if row.runs and report.several_seeds else ""
-    columns["time"] = lambda row: duration(row.estimates["seconds"].mean) if "seconds" in row.estimates else ""
+    columns["trained"] = lambda row: duration(row.estimates["seconds"].mean) if "seconds" in row.estimates else ""
     columns["state"] = lambda row: row.state
     rows = [*report.rows, *report.published_rows]
     table = {name: [cell(row) for row in rows] for name, cell in columns.items()}

@@ -82,7 +82,7 @@ class MetricsTable(Callback):
     The rows are part of the checkpoint, with the sums of an unfinished epoch: a resumed run goes on with just the rows
     that belong to its checkpoint, none lost, none twice. `seconds` is the wall time of the epoch with all that was
     done in it, evaluation and checkpoints included, without the time between an interruption and its last checkpoint.
-    Columns `train/NAME` are means over the batches of the first process.
+    Columns `train/NAME` are means over the batches.
 
     Args:
         folder: the run folder.

@@ -38,7 +38,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from pose_lab.runs.folder import RunFolder, State, Status
 from pose_lab.runs.identity import deciding_part
 from pose_lab.runs.words import GAIN, epoch_text, unit, value_text
 
+PLAN = "sweep.json"  # in a sweep's folder: what was started last
 SEED = "seed"
 ABOUT = "method.about."
 SEARCH_KEYS = {"field": "field", "value": "value"}  # of the rows of a search
@@ -157,6 +158,7 @@ class Report:
     published: Published
     published_rows: Sequence[Row] = ()
     profile: str | None = None
+    against: Mapping[str, Any] = field(default_factory=dict)
     failed: Sequence[Run] = ()
     others: Sequence[Other] = ()
 
@@ -216,6 +218,7 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
         published=published,
         published_rows=[_published_row(row, axis, columns) for row in published.rows],
         profile=node.get("profile"),
+        against=node.get("against") or {},
         failed=[run for run in runs if run.state == "failed"],
         others=others,
     )
@@ -230,15 +233,33 @@ def _columns(wanted: Sequence[str], runs: Sequence[Run]) -> list[str]:
 
 def read_runs(folder: Path) -> list[Run]:
     """All runs of a sweep whose config is written, by name."""
-    return [_read_run(RunFolder(path.parent)) for path in sorted(folder.glob("*/config.yaml"))]
+    settings = _Settings()
+    return [_read_run(RunFolder(path.parent), settings) for path in sorted(folder.glob("*/config.yaml"))]
 
 
-def _read_run(folder: RunFolder) -> Run:
+class _Settings:
+    """What decides results, by dotted key; the parts that configs share are looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[Any, dict[str, Any]]] = {}  # the value is kept, so that its id stays
+
+    def of(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a run's config."""
+        settings: dict[str, Any] = {}
+        for key, value in content.items():
+            place = (key, id(value))
+            if place not in self._known:
+                self._known[place] = (value, flat(deciding_part({key: value})))
+            settings |= self._known[place][1]
+        return settings
+
+
+def _read_run(folder: RunFolder, known: _Settings) -> Run:
     content, status = folder.config(), folder.status()
     finished = status.state == "finished"
     progress = folder.progress() if status.state == "running" else {}
     metrics = folder.metrics() if finished else {}
-    settings = flat(deciding_part(content))
+    settings = known.of(content)
     settings = {f"{ABOUT}{name}": text for name, text in _about(content).items()} | settings
     node = content.get("report") or {}
     searched = read_table(folder.search) if node.get("search") else ()
@@ -261,16 +282,17 @@ def flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _listed(folder: Path, runs: Sequence[Run]) -> list[Run]:
     """The runs of the sweep that was started last; all where there was none, or nothing is left of it."""
-    plan = folder / "sweep.json"
+    plan = folder / PLAN
     names = {run["folder"] for run in read_json(plan)["runs"]} if plan.exists() else set()
     return [run for run in runs if run.name in names] or list(runs)
 
 
 def _parted(runs: Sequence[Run], listed: Sequence[Run], axis: str | None) -> tuple[list[Run], list[Other]]:
     """The runs that the report is about, and the others with what sets them apart from the listed run next to them."""
-    kept, others = [], []
+    kept, others, names = [], [], {run.name for run in listed}
     for run in runs:
-        changes = min((_changed(one, run, axis) for one in listed), key=len)
+        # most runs are listed; to hold each of them against each other one would take long for a thousand
+        changes = [] if run.name in names else min((_changed(one, run, axis) for one in listed), key=len)
         if changes:
             others.append(Other(run, {key: run.settings.get(key) for key in changes}))
         else:
@@ -347,14 +369,14 @@ def _searched_rows(runs: Sequence[Run], columns: Sequence[str]) -> list[Row]:
             if row["step"] != "ascent":
                 value = ast.literal_eval(row[row["field"]]) if row["field"] else None
                 groups.setdefault((row["field"] or "as configured", value), []).append(row)
-    rows = [_searched_row(field, value, found, columns) for (field, value), found in groups.items()]
+    rows = [_searched_row(name, value, found, columns) for (name, value), found in groups.items()]
     return rows + [_best_row(run) for run in runs if run.metrics.get("search_at")]
 
 
-def _searched_row(field: str, value: Any, found: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Row:
-    values = {name: [float(row[name]) for row in found if name in row] for name in columns}
-    estimates = {name: Estimate(numbers) for name, numbers in values.items() if numbers}
-    return Row(dict(zip(SEARCH_KEYS, (field, value), strict=True)), estimates)
+def _searched_row(name: str, value: Any, found: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Row:
+    values = {column: [float(row[column]) for row in found if column in row] for column in columns}
+    estimates = {column: Estimate(numbers) for column, numbers in values.items() if numbers}
+    return Row(dict(zip(SEARCH_KEYS, (name, value), strict=True)), estimates)
 
 
 def _best_row(run: Run) -> Row:

@@ -7,18 +7,17 @@ another one is training is waited for, and taken over if that one dies.
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, Literal, Protocol
 
-from pose_lab.runs.files import explained
+from pose_lab.runs.errors import said
 from pose_lab.runs.folder import RunBusyError, RunFolder
 
 JobState = Literal["queued", "running", "elsewhere", "finished", "failed", "interrupted"]
@@ -160,12 +159,10 @@ class Sweep:
     def _start(self, job: Job, slot: int) -> None:
         job.state, job.began = "running", time.time()
         try:
-            with explained(job.folder.path), open(job.folder.log, "ab") as log:
-                log.write(f"=== {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(job.command)}\n".encode())
-                log.flush()
+            with job.folder.appended_log(job.command) as log:
                 self._children[slot] = (job, _process(job.command, log, child_environment(self.settings, slot)))
         except OSError as error:
-            job.state, job.error = "failed", str(error)
+            job.state, job.error = "failed", said(error)
 
     def _reap(self, waiting: list[Job]) -> None:
         for slot, (job, process) in list(self._children.items()):
@@ -186,28 +183,26 @@ class Sweep:
             job.state = "finished"
         elif job.folder.is_locked():
             job.state = "elsewhere"
-        elif self.stopped_by is not None and status.state != "failed":
-            job.state = "interrupted"
+        elif self.stopped_by is not None and _own_error(job, process) is None:
+            job.state = "interrupted" if status.state == "interrupted" else self._write_end(job, "interrupted")
         else:
             job.error = _own_error(job, process) or how_it_ended(process.returncode)
-            job.state = self._write_failure(job)
+            job.state = self._write_end(job, "failed")
 
-    def _write_failure(self, job: Job) -> JobState:
+    def _write_end(self, job: Job, state: Literal["failed", "interrupted"]) -> JobState:
         try:
-            with job.folder.lock():
-                status = job.folder.recorded_status()
-                ended = status.ended if status.state == "failed" else time.time()
-                job.folder.write_status(replace(status, state="failed", error=job.error, ended=ended))
+            job.folder.write_end(state, job.error)
         except RunBusyError:
             return "elsewhere"
         except OSError as error:  # a full disk, say: the others go on
-            job.error = f"{job.error}; {error}"
-        return "failed"
+            job.error = "; ".join(filter(None, (job.error, said(error))))
+        return state
 
     def _stop(self, waiting: list[Job]) -> None:
         """Once: nothing more starts and the children are asked to stop. Asked again or out of patience: kills them."""
-        for job in waiting:
-            job.state = "interrupted" if job.state == "queued" else job.state
+        for job in (job for job in waiting if job.state == "queued"):
+            status = job.folder.status()
+            job.state, job.error = "elsewhere" if status.state == "running" else status.state, status.error
         waiting.clear()
         if self._deadline is None:
             self._deadline = time.monotonic() + self.settings.grace

@@ -132,7 +132,9 @@ class Lines:
         elif job.skipped:
             self._say(job, f"finished before, {self.metric} {value}")
         elif job.state == "finished":
-            self._say(job, f"finished in {duration(job.seconds) or 'another process'}, {self.metric} {value}")
+            trained = duration(job.folder.metrics().get("seconds"))
+            words = f"finished in {duration(job.seconds) or 'another process'}"
+            self._say(job, f"{words}{f' (training {trained})' if trained else ''}, {self.metric} {value}")
         elif job.state != "queued":
             self._say(job, job.state + (f": {job.error}" if job.error else ""))
 
@@ -156,12 +158,28 @@ class Lines:
 def final_table(jobs: Sequence[Job], metric: str) -> Table:
     """All runs of a sweep, as they ended."""
     table = Table(box=box.SIMPLE)
-    for name in ("run", "state", metric, "time"):
+    for name in ("run", "state", metric, "trained"):
         table.add_column(name, justify="left" if name in ("run", "state") else "right", overflow="fold")
     for job in jobs:
-        value, seconds = best_known(job.folder, metric), job.folder.metrics().get("seconds") or job.seconds
+        value, seconds = best_known(job.folder, metric), job.folder.metrics().get("seconds")
         state = coloured(job.state) + Text(" before" if job.skipped else "")
         table.add_row(job.folder.name, state, percent(value), duration(seconds))
+    return table
+
+
+def status_table(jobs: Sequence[Job], metric: str, tasks: Mapping[int, str]) -> Table:
+    """All runs as they are now, each with its Slurm job (by the run's number) and why it waits or failed."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in ("run", "state", "epoch", metric, "time left", *(["job"] if tasks else []), "note"):
+        right = name in ("epoch", metric, "time left")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for job in jobs:
+        now = job.folder.progress() if job.state in ("running", "queued", "interrupted") else {}
+        value = best_known(job.folder, metric) if job.state == "finished" else metric_of(now.get("metrics", {}), metric)
+        left = duration(now.get("seconds_left")) if job.state == "running" else ""
+        placed = [tasks.get(job.number, "")] if tasks else []
+        numbers = (epoch_text(now), percent(value), left)
+        table.add_row(job.folder.name, coloured(job.state), *numbers, *placed, Text(job.error or ""))
     return table
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import subprocess
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,13 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 import pose_lab
 from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
-from pose_lab.runs.checkpoints import Checkpoints, InterruptedRun, WholeCheckpoints, resumable
-from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.checking import check
+from pose_lab.runs.checkpoints import Checkpoints, WholeCheckpoints, resumable
+from pose_lab.runs.code import origin
+from pose_lab.runs.folder import InterruptedRun, RunFolder
 from pose_lab.runs.identity import deciding, identity, resolved, run_folder, trained_by
 from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
 from pose_lab.runs.search import Search, search
+from pose_lab.runs.timing import latency
 from pose_lab.runs.wandb import Wandb
 from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
 
@@ -41,19 +43,50 @@ LABELS = (
 
 
 def fingerprint(cfg: DictConfig) -> str:
-    """A hash of the content of the data and of the weights to start from, as run identities need it."""
-    _check_complete(cfg)
+    """A hash of the content of the data and of the weights to start from, as run identities need it.
+
+    Raises:
+        ValueError, OSError: the run's config, data or weights are wrong.
+    """
+    check(cfg)
+    _method(cfg)  # what is wrong with it is found before any data are made
     return _fingerprint(cfg, build(cfg.data))
+
+
+def prepare(cfg: DictConfig) -> str:
+    """Makes or indexes the data of a run, so that no run of a sweep has to; returns what they are, in words."""
+    data: PoseDataModule = build(cfg.data)
+    data.prepare_data()
+    data.setup()
+    return data.describe()
+
+
+def device(cfg: DictConfig) -> str:
+    """What a run will compute on, in words."""
+    machine = cfg.machine
+    places: dict[str, Any] = {"accelerator": machine.accelerator, "devices": machine.devices}
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    _quiet()
+    trainer = Trainer(**places, num_nodes=machine.nodes, strategy=machine.strategy, **quiet)
+    return f"{device_name(trainer)}, {cfg.training.precision}"
+
+
+def logs(cfg: DictConfig) -> str:
+    """Where a run will be logged, in words."""
+    logger: Wandb = build(cfg.logger)
+    return logger.destination()
 
 
 def _fingerprint(cfg: DictConfig, data: PoseDataModule) -> str:
     return data.fingerprint() + (f"-{weights_fingerprint(cfg.checkpoint)}" if cfg.checkpoint is not None else "")
 
 
-def _check_complete(cfg: DictConfig) -> None:
-    missing = sorted(key for key in OmegaConf.missing_keys(cfg) if not key.startswith("hydra."))
-    if missing:
-        raise ValueError(f"no value for {', '.join(missing)}: give it on the command line, {missing[0]}=VALUE")
+def _method(cfg: DictConfig) -> tuple[DictConfig, PoseMethod]:
+    """The config with the network of its checkpoint, and the method that it makes, whose checks all run here."""
+    whole = fitted(cfg)
+    method: PoseMethod = build(whole.method, LABELS)
+    method.optimisation.build(method.net, cfg.data.batch_size)
+    return whole, method
 
 
 def build(node: DictConfig, labels: tuple[str, ...] = ()) -> Any:
@@ -86,15 +119,13 @@ def train(cfg: DictConfig) -> RunFolder:
         ValueError, OSError: what was given is wrong; the message says what and where.
     """
     _quiet()
-    _check_complete(cfg)
-    if cfg.training.evaluate not in CHECKPOINTS:
-        raise ValueError(f"training.evaluate is {cfg.training.evaluate!r}; there are: {', '.join(CHECKPOINTS)}")
-    if not cfg.training.epochs and cfg.checkpoint is None:
-        raise ValueError("training.epochs=0 only evaluates, and there are no weights yet: add checkpoint=FILE")
+    check(cfg)
+    seed_everything(cfg.seed, verbose=False)
+    whole, method = _method(cfg)
     if cfg.machine.threads:
         torch.set_num_threads(cfg.machine.threads)
     data: PoseDataModule = build(cfg.data)
-    content, whole = _fingerprint(cfg, data), fitted(cfg)
+    content = _fingerprint(cfg, data)
     folder, run_id = RunFolder(run_folder(cfg, content)), identity(cfg, content)
     if folder.status().state == "finished":
         print(f"finished before: {folder.path} (delete the folder to train again)", flush=True)
@@ -106,20 +137,22 @@ def train(cfg: DictConfig) -> RunFolder:
     try:
         with life:
             if not folder.metrics():  # another process may have finished it while this one waited for the lock
-                _run(whole, data, folder, run_id, weights)
+                _run(whole, method, data, folder, run_id, weights)
     except KeyboardInterrupt as stop:
         raise InterruptedRun(str(stop)) from None
     return folder
 
 
-def _run(cfg: DictConfig, data: PoseDataModule, folder: RunFolder, run_id: str, weights: Path | None) -> None:
+def _run(
+    cfg: DictConfig, method: PoseMethod, data: PoseDataModule, folder: RunFolder, run_id: str, weights: Path | None
+) -> None:
     """Trains and evaluates, or evaluates the given weights."""
     if _is_first_process():
         folder.write_config(cfg)
+        origin().write(folder.path)
     data.prepare_data()
     data.setup("fit")
-    seed_everything(cfg.seed, verbose=False)
-    method: PoseMethod = build(cfg.method, LABELS)
+    seed_everything(cfg.seed, verbose=False)  # again: what was drawn until now depends on what was there
     start = load_weights(method, cfg.checkpoint) if cfg.checkpoint is not None else "new"
     logs: Wandb = build(cfg.logger)
     monitor = cfg.training.monitor if cfg.training.evaluate == "best" else None
@@ -155,20 +188,19 @@ def _fit_and_evaluate(
 ) -> dict[str, Any]:
     own = cfg.training.evaluate if cfg.training.epochs else "checkpoint"
     numbers: dict[str, Any] = {"weights": str(weights or own)}
-    try:
-        with checkpoints.listening():
-            if cfg.training.epochs and weights is None:
-                trainer.fit(method, data, ckpt_path=resume, weights_only=True)
-                weights = checkpoints.folder / CHECKPOINTS[cfg.training.evaluate]
-                numbers["seconds"] = round(checkpoints.trained_seconds, 1)
-            if weights is not None:
-                numbers |= _restore(method, weights)
-            numbers |= _evaluate(trainer, method, data)
-            if cfg.search is not None:
-                settings = Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
-                numbers |= search(trainer, method, settings, folder)
-    except InterruptedRun as stop:
-        raise KeyboardInterrupt(str(stop)) from None
+    with checkpoints.listening():
+        if cfg.training.epochs and weights is None:
+            trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+            weights = checkpoints.folder / CHECKPOINTS[cfg.training.evaluate]
+            numbers["seconds"] = round(checkpoints.trained_seconds, 1)
+        if weights is not None:
+            numbers |= _restore(method, weights)
+        numbers |= _evaluate(trainer, method, data)
+        if cfg.search is not None:
+            settings = Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
+            numbers |= search(trainer, method, settings, folder)
+        if cfg.latency is not None and trainer.is_global_zero:
+            numbers |= latency(trainer, method, data, cfg.latency)
     return numbers | _origin(trainer)
 
 
@@ -182,6 +214,8 @@ def _trainer(
         devices=machine.devices,
         num_nodes=machine.nodes,
         strategy=machine.strategy,
+        # torch synchronises batch statistics on GPUs only
+        sync_batchnorm=training.sync_batchnorm and machine.accelerator != "cpu" and torch.cuda.is_available(),
         precision=training.precision,
         deterministic=training.deterministic,
         max_epochs=training.epochs,
@@ -224,22 +258,11 @@ def _origin(trainer: Trainer) -> dict[str, Any]:
         "device": device_name(trainer),
         "processes": trainer.world_size,
         "pose_lab": pose_lab.__version__,
-        "commit": _commit(),
+        "commit": origin().short,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
     }
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with a plus sign if files differ from it; None outside a checkout."""
-    git = ["git", "-C", str(Path(pose_lab.__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def device_name(trainer: Trainer) -> str:
@@ -257,6 +280,7 @@ def _banner(cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: Run
         "scale": cfg.scale,
         "data": data.describe(),
         "device": f"{device_name(trainer)}, {cfg.training.precision}",
+        "code": origin().short or "not from a checkout",
         "results": folder.path,
         "start": start,
     }

@@ -71,6 +71,20 @@ class Wandb:
         if self.mode not in MODES:
             raise ValueError(f"logger.mode is {self.mode!r}; it can be {', '.join(MODES)}")
 
+    def destination(self) -> str:
+        """Where runs that start now will be written, in words; asks no server.
+
+        Raises:
+            ValueError: `online` was asked for and there is no key.
+        """
+        mode, reason = self._mode()
+        if mode == "disabled":
+            return "W&B: off"
+        if mode == "offline":
+            return f"W&B: offline ({reason}), in each run's folder"
+        project = "/".join(filter(None, (self.entity, self.project)))
+        return f"W&B: online, project {project}" + (" (offline if the server does not answer)" * (mode == "auto"))
+
     @contextmanager
     def run(
         self,
@@ -188,6 +202,11 @@ class Wandb:
             console="off" if sys.stdout.isatty() else "wrap",
         )
         return wandb.init(**arguments, mode=mode, resume="allow", reinit="finish_previous", settings=settings)
+
+
+def is_offline() -> bool:
+    """Whether the environment says that the server must not be asked."""
+    return os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")
 
 
 def has_key() -> bool:

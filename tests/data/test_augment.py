@@ -60,6 +60,7 @@ def found_offsets(batch, frame=(96, 96)):
         Augmentation(scale=0.5, translate=0.1),
         Augmentation(mosaic=1.0),
         Augmentation(mosaic=1.0, scale=0.5, translate=0.1, flip=0.5),
+        Augmentation(rotate=30, reduce=(0.75, 1.5), translate=0.2, flip=0.5),
     ],
 )
 def test_dots_stay_under_their_keypoints(scene, augmentation):
@@ -71,7 +72,7 @@ def test_dots_stay_under_their_keypoints(scene, augmentation):
 
 def unflipped(batch):
     """Dots carry the colour of the keypoint they were painted for; after a flip that is its partner."""
-    rows = (batch.to_input[:, 0, 0] < 0)[batch.instances.image_index]
+    rows = (torch.linalg.det(batch.to_input[:, :, :2]) < 0)[batch.instances.image_index]
     batch.instances.keypoints[rows] = batch.instances.keypoints[rows][:, list(COCO.flip)]
     return batch
 
@@ -166,3 +167,52 @@ def test_frames_need_not_be_square(scene):
 def test_impossible_values_are_named(field, value):
     with pytest.raises(ValueError, match=rf"data\.augment\.{field} .* {value}"):
         Augmentation(**{field: value})
+
+
+TURNED = Augmentation(rotate=30, reduce=(0.75, 1.5), translate=0.2, flip=0.5)
+
+
+def turned_maps(count=2000, size=(60, 80), frame=(96, 96)):
+    draws = augment.uniforms(3, 0, np.arange(count))
+    plan = augment.training_plan(torch.zeros(count, dtype=torch.int64), torch.tensor([size]), frame, TURNED, draws)
+    return plan, plan.warp
+
+
+def test_turned_pictures_have_the_published_spread():
+    plan, maps = turned_maps()
+    factor = torch.linalg.det(maps[:, :, :2]).sqrt()  # of the shorter side, 60 pixels, which fills the frame at 1.6
+    assert factor.min() == pytest.approx(1.6 / 1.5, rel=0.01)
+    assert factor.max() == pytest.approx(1.6 / 0.75, rel=0.01)
+    angle = torch.rad2deg(torch.atan2(maps[:, 1, 0], maps[:, 0, 0]))
+    assert angle.abs().max() == pytest.approx(30, abs=0.2)
+    assert angle.mean().abs() < 1
+    middle = warps.apply_to_points(maps, torch.tensor([[40.0, 30]], dtype=torch.float64))[:, 0] - 48
+    back = (warps.rotation(torch.deg2rad(-angle)) @ middle[..., None])[..., 0]
+    assert back.abs().amax(0).tolist() == pytest.approx([19.2, 19.2], abs=0.1)
+    assert plan.flipped.double().mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_turning_scales_areas_and_keeps_old_draws(scene):
+    (batch,) = batches(scene, TURNED, 1)
+    (plain,) = batches(scene, Augmentation(), 1)
+    for shown in (batch, plain):
+        factor = torch.linalg.det(shown.to_input[:, :, :2]).abs()
+        original = (shown.instances.areas / factor[shown.instances.image_index]).numpy()
+        away = np.abs(original[:, None] / scene.train_annotations.areas - 1).min(1)
+        assert away.max() < 1e-5
+    names = list(augment.uniforms(0, 0, np.arange(1)))
+    assert names[-1] == "angle"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rotate": 200.0, "reduce": (1, 1)}, "0 to 180"),
+        ({"rotate": 10.0}, "needs data.augment.reduce"),
+        ({"reduce": (1.5, 0.75)}, "two rising factors"),
+        ({"reduce": (1, 1), "mosaic": 0.5}, "neither data.augment.mosaic"),
+    ],
+)
+def test_turning_that_does_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**changes)

@@ -62,3 +62,17 @@ def test_demo_pictures_lie_where_the_published_letterbox_puts_them(case):
     scale = torch.from_numpy(data[f"ratio{case}_f64"])
     torch.testing.assert_close(plan.visible[0, :2], (torch.from_numpy(data[f"pad{case}_f64"]) - 0.1).round())
     assert ((plan.visible[0, 2:] - plan.visible[0, :2]).flip(0) - sizes[0] * scale).abs().max() <= 0.5
+
+
+def test_short_side_equals_published():
+    with np.load(fixture_path("dekr/geometry.npz")) as arrays:
+        rows = [arrays[name] for name in ("image_wh", "scale_factor", "resized_wh", "matrix")]
+        side = int(arrays["input_size"])
+    plain = [row for row in zip(*rows, strict=True) if row[1] == 1]
+    assert len(plain) == 7
+    for (width, height), _, framed, matrix in plain:
+        frame, found = letterbox.short_side(torch.tensor([[int(height), int(width)]]), side, 64)
+        assert frame == (framed[1], framed[0])
+        matrix = torch.from_numpy(matrix).double()
+        matrix[:, 2] += 0.5 - matrix[:, :2].sum(1) / 2  # published maps count from pixel centres
+        torch.testing.assert_close(found[0], matrix, rtol=0, atol=1e-3)

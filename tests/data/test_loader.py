@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from pose_lab.data.augment import Augmentation
 from pose_lab.data.images import BadImageError
 from pose_lab.data.loader import EpochSampler
+from pose_lab.data.module import Split
 from tests.data.scenes import data_module, write_scene
 
 EVERYTHING = Augmentation(mosaic=0.5, scale=0.5, translate=0.1, flip=0.5, hue=0.1, saturation=0.5, value=0.3)
@@ -131,10 +132,12 @@ def test_a_bad_picture_is_named_without_a_worker_s_stack_trace(tmp_path, workers
     root = write_scene(tmp_path / "root")
     bad = root / "pictures" / "3.png"
     bad.write_bytes(bad.read_bytes()[:-50])
-    module = data_module(root, tmp_path / "cache", workers=workers)
+    sound = Split("people.json", "pictures", limit=1)  # the evaluation's pictures are looked at before
+    module = data_module(root, tmp_path / "cache", val=sound, workers=workers)
     loader = module.train_dataloader()
     with pytest.raises(BadImageError) as caught:
         list(loader)
     assert str(caught.value).startswith(f"{bad}: is cut off")
+    assert "`data.bad_images: skip`" in str(caught.value)
     assert "Traceback" not in str(caught.value)
     module.teardown("fit")

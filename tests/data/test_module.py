@@ -138,9 +138,27 @@ def test_sound_images_are_looked_at_once(root, tmp_path, monkeypatch):
     assert set(looked_at) == {"1.png", "3.png"}
 
 
-def test_images_in_order_need_no_look(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "defect", lambda *_: pytest.fail("looked at an image"))
-    data_module(root, tmp_path / "cache")
+def test_training_images_in_order_need_no_look(root, tmp_path, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(images, "defect", lambda path, size: looked_at.append(path.name))
+    data_module(root, tmp_path / "cache", val=Split("people.json", "pictures", limit=2))
+    assert sorted(looked_at) == ["0.png", "1.png"]
+
+
+def test_broken_images_of_the_evaluation_are_found_before_training(root, tmp_path):
+    for number in (2, 5):
+        path = root / "pictures" / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:-40])
+    advice = r"Get them whole, or set `data\.bad_images: skip`"
+    with pytest.raises(BadImageError, match=rf"2 of 6 images are unusable: 2\.png is cut .*; 5\.png is cut .*{advice}"):
+        data_module(root, tmp_path / "cache")
+
+
+def test_a_training_set_without_people_is_refused(root, tmp_path):
+    write_annotations(root, read_annotations(root) | {"annotations": []})
+    module = data_module(root, tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"people\.json: none of the 6 training pictures shows a person that counts"):
+        module.train_dataloader()
 
 
 def test_annotations_of_a_part_are_copied_once(root, tmp_path):
@@ -201,7 +219,7 @@ def test_files_are_found_by_listing_folders(tmp_path):
 
 
 def test_unwritable_list_of_sound_images(root, tmp_path):
-    data_module(root, tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "images").touch()
     with pytest.raises(OSError, match=r"cannot write the list of sound images to .*`data\.cache`"):
         data_module(root, tmp_path / "cache", bad_images="skip")

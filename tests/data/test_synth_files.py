@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 from pycocotools import coco as official_coco
 
 from pose_lab.data.synth import SynthSettings, ensure
@@ -62,6 +64,7 @@ def test_one_data_set_however_its_numbers_are_written():
 @pytest.mark.parametrize(
     ("field", "value", "complaint"),
     [
+        ("train_images", 0, "is below 1"),
         ("width", 96.5, "no whole number"),
         ("width", "96", "no whole number"),
         ("noise", "loud", "no number"),
@@ -151,9 +154,13 @@ def test_a_killed_maker_leaves_nothing_and_the_next_one_succeeds(tmp_path):
     assert not [path for path in tmp_path.glob("synth-*") if path.is_dir() and "making" not in path.name]
     settings = SynthSettings(train_images=300, val_images=1, width=96, height=96)
     assert any(tmp_path.glob(f"synth-{settings.digest}.making-*"))
-    (half_made,) = tmp_path.glob("*.making-*")
-    half_made.rename(tmp_path / f"synth-{SMALL.digest}.making-stale")  # as if it had made the small set
-    root = ensure(SMALL, tmp_path)
+    alive = FileLock(tmp_path / "synth-0123.lock")
+    with alive:
+        living = tmp_path / "synth-0123.making-now"
+        living.mkdir()
+        root = ensure(SMALL, tmp_path)  # another data set
+        assert living.exists()
+    living.rmdir()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [root.name]
 
 
@@ -170,14 +177,14 @@ def test_an_interrupted_maker_cleans_up(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(OSError, match=rf"cannot write the synthetic data set to {blocked}: .*another cache folder"):
+    with pytest.raises(OSError, match=rf"cannot write the synthetic data set to {blocked} .*; set `data.cache`"):
         ensure(SMALL, blocked)
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     full = json.dumps({"errno": errno.ENOSPC, "message": os.strerror(errno.ENOSPC)})
     monkeypatch.setattr(synth_write, "_WORKER", f"print({full!r})")
-    with pytest.raises(OSError, match=rf"data set to {tmp_path}: No space left on device; free some space"):
+    with pytest.raises(OSError, match=rf"data set to {tmp_path} \(No space left on device\); free some space"):
         ensure(SMALL, tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
@@ -197,6 +204,21 @@ def test_workers_import_no_torch():
 def test_contact_sheet(tmp_path, capsys):
     out = tmp_path / "sheet.png"
     assert main(["sheet", f"out={out}", "count=3", "columns=2", "zoom=2", "width=64", "height=48", "people=[1,2]"]) == 0
-    assert cv2.imread(str(out)).shape == (2 * 2 * 48, 2 * 2 * 2 * 64, 3)
+    height, width, _ = cv2.imread(str(out)).shape
+    assert (width, height > 2 * 2 * 48) == (2 * 2 * 2 * 64, True)  # the legend is below the pictures
     assert main(["sheet", f"out={out}", "peple=[1,2]"]) == 1
     assert "no setting is called peple; there are: skeleton," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("people.foo", r"people\.foo is no name of a picture: it must end in \.png, \.jpg, \.jpeg, "),
+        ("file/people.png", r"cannot write the contact sheet to .*file \(.*\); choose another out=FILE"),
+    ],
+)
+def test_a_contact_sheet_that_cannot_be_written_is_one_message(tmp_path, capsys, name, complaint):
+    (tmp_path / "file").touch()
+    assert main(["sheet", f"out={tmp_path / name}", "count=1", "width=64", "height=48"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"error: .*{complaint}", line), line

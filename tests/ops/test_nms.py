@@ -32,16 +32,16 @@ def one_by_one(boxes, scores, categories, image_index, max_iou, max_candidates, 
 def test_equals_suppression_one_by_one(max_iou, max_candidates, max_kept):
     objects = random_objects(600, images=3, classes=4)
     expected = one_by_one(*objects, max_iou, max_candidates, max_kept, 4096.0)
-    assert torch.equal(suppress(*objects, [max_iou] * 3, max_candidates, max_kept, 4096.0), expected)
+    assert torch.equal(suppress(*objects, max_iou, max_candidates, max_kept, 4096.0), expected)
 
 
 @pytest.mark.parametrize("together", [1 << 15, 150])
 @pytest.mark.parametrize(("max_candidates", "max_kept"), [(30000, 300), (40, 300), (30000, 5)])
 def test_pictures_together_equal_pictures_in_turn(monkeypatch, together, max_candidates, max_kept):
-    """What a GPU does, on the CPU: two kinds of groups with thresholds of their own."""
+    """What a GPU does, on the CPU."""
     monkeypatch.setattr(module, "_TOGETHER", together)
     objects = random_objects(600, images=4, classes=3)
-    arguments = ([0.2, 0.2, 0.6, 0.6], max_candidates, max_kept, 4096.0)
+    arguments = (0.4, max_candidates, max_kept, 4096.0)
     expected = suppress(*objects, *arguments)
     monkeypatch.setattr(module, "_in_turn", module._together)
     assert torch.equal(suppress(*objects, *arguments), expected)
@@ -52,13 +52,13 @@ def test_boxes_in_whole_pixels_at_the_threshold():
     boxes = torch.tensor([[0.0, 0, 3, 1], [2, 0, 5, 1]])
     zeros = torch.zeros(2, dtype=torch.int64)
     scores = torch.tensor([0.9, 0.8])
-    kept = suppress(boxes, scores, zeros, zeros, [0.2], 10, 10, 0.0)
+    kept = suppress(boxes, scores, zeros, zeros, 0.2, 10, 10, 0.0)
     assert torch.equal(kept, nms(boxes, scores, 0.2))
 
 
 def test_nothing():
     none = torch.zeros(0, dtype=torch.int64)
-    assert suppress(torch.zeros(0, 4), torch.zeros(0), none, none, [], 10, 10, 4096.0).tolist() == []
+    assert suppress(torch.zeros(0, 4), torch.zeros(0), none, none, 0.5, 10, 10, 4096.0).tolist() == []
 
 
 def test_ranks():

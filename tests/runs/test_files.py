@@ -1,11 +1,16 @@
 import errno
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from pose_lab.runs import files
+from pose_lab.runs.checkpoints import WholeCheckpoints
+from pose_lab.runs.errors import said
 from pose_lab.runs.files import FileLock, read_json, write_file, write_json, write_text
 
 
@@ -39,6 +44,30 @@ def test_a_refused_write_says_where_and_what_to_do(tmp_path, number, advice):
     assert error.value.errno == number
     assert str(tmp_path) in str(error.value)
     assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@contextmanager
+def largest_file(size: int):
+    """The system refuses what goes beyond, as a full disk does, in the middle of a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_checkpoint_without_room_says_so_and_leaves_the_old_one(tmp_path):
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"weight": torch.zeros(9)}, path)
+    old = path.read_bytes()
+    large = {"weights": [torch.zeros(300_000) for _ in range(4)]}
+    with largest_file(2_000_000), pytest.raises(OSError, match="cannot write in") as error:
+        WholeCheckpoints().save_checkpoint(large, path)
+    assert error.value.errno == errno.EFBIG
+    assert said(error.value) == f"cannot write in {tmp_path}: {files.WRITE_ADVICE[errno.EFBIG]}"
+    assert path.read_bytes() == old
     assert len(list(tmp_path.iterdir())) == 1
 
 

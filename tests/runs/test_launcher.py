@@ -5,7 +5,7 @@ import wandb
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from pose_lab.runs.launcher import _log_figure
+from pose_lab.runs.launcher import log_figure
 
 ERRORS = {
     "no key": ValueError("logger.mode=online needs a W&B key"),
@@ -29,7 +29,7 @@ def logged(folder, logger):
     (folder / "report.png").touch()
     screen = Console(file=io.StringIO(), width=200)
     content = {"name": "sweep", "scale": "demo", "data": {"name": "synth"}, "logger": logger}
-    _log_figure(folder, OmegaConf.create(content), screen)
+    log_figure(folder, OmegaConf.create(content), screen)
     return screen.file.getvalue()
 
 

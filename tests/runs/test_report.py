@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from pose_lab import compare
+from pose_lab.runs.figure import draw
 from pose_lab.runs.folder import RunFolder, Status
 from pose_lab.runs.formats import cells, latex, markdown, show, table_csv, write
 from pose_lab.runs.report import build
@@ -62,7 +63,7 @@ def test_runs_are_grouped_by_everything_but_the_seed(folder):
     assert list(report.keys.items()) == [("method.box", "box")]
     assert [row.settings["method.box"] for row in report.rows] == [0.01, 0.025, 0.05, 0.1]
     header, rows = cells(report, lambda text: f"*{text}*")
-    assert header == ["", "box", "AP", "AP50", "n", "time", "state"]
+    assert header == ["", "box", "AP", "AP50", "n", "trained", "state"]
     assert rows == [
         ["", "0.01", "20.0", "40.0", "1", "1:15", "1 finished, 1 failed"],
         ["", "0.025", "", "", "0", "", "queued"],
@@ -204,6 +205,22 @@ def test_equal_runs_give_equal_files(folder):
 def test_every_kind_of_axis_is_drawn(folder, node):
     add_run(folder, 0.05, 5, 0.5, method={"box": 0.05, "lr": 0.1, "kind": "wide"})
     assert len(write(build(folder, node))) == 5
+
+
+@pytest.mark.parametrize("precisions", [(0.0, 0.0, 0.0), (0.0, 0.0002, 0.0001), (0.0, 0.4, 0.2)])
+def test_the_axis_of_the_metric_never_goes_below_zero(tmp_path, precisions):
+    for box, precision in zip((0.01, 0.05, 0.1), precisions, strict=True):
+        add_run(tmp_path / "boxes" / "demo-synth", box, 0, precision)
+    (axes, *_) = draw(build(tmp_path / "boxes" / "demo-synth", {**NODE, "published": None})).axes
+    bottom, top = axes.get_ylim()
+    assert bottom == 0
+    assert top >= max(1, 100 * max(precisions))
+    assert all("." not in text or len(text.partition(".")[2]) <= 1 for text in tick_texts(axes))
+
+
+def tick_texts(axes):
+    axes.figure.draw_without_rendering()
+    return [label.get_text() for label in axes.get_yticklabels()]
 
 
 def test_without_a_finished_run_there_is_a_table_and_no_figure(tmp_path):

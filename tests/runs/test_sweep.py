@@ -83,7 +83,18 @@ def test_finished_runs_are_skipped_and_a_run_alone_is_the_same_run(tmp_path):
         lines = [line for line in first.stdout.splitlines() if f"{name}-" in line and line.startswith("[")]
         assert len(lines) == 4, lines  # started, two epochs, finished
         assert "epoch 2/2, loss 0.5, AP 10.0" in lines[2], number
+    assert first.stdout.splitlines()[:8] == [
+        "sweep    fake_sweep",
+        "scale    demo",
+        "data     synth",
+        "device   no device",
+        f"results  {tmp_path}/fake_sweep/demo-synth",
+        "W&B: never",
+        "synth: no pictures at all",
+        "2 runs, 0 of them finished before",
+    ]
     second = sweep(tmp_path)
+    assert "no pictures at all" not in second.stdout  # nothing is made ready for runs that are finished
     assert second.returncode == 0
     assert second.stdout.count("finished before, AP") == 2
     alone = sweep(tmp_path, "hydra.mode=RUN", "method.box=0.01", "data.name=synth")
@@ -141,6 +152,19 @@ def test_ctrl_c_interrupts_the_runs_and_the_command_goes_on_later(tmp_path):
     assert later.returncode == 0
     assert later.stdout.count("epoch 1/2") == 1  # the interrupted runs had their first epoch
     assert all(run.status().state == "finished" for run in runs.values())
+
+
+def test_a_run_stopped_before_its_first_word_is_interrupted_and_one_never_started_is_queued(tmp_path):
+    with begin(tmp_path, "method.box=0.01,0.02", "machine.late=[0.01]", *REPORT) as parent:
+        wait_for(lambda: folders(tmp_path) and "not yet" in folders(tmp_path)["box-0.01"].log_tail(1), "the first run")
+        parent.send_signal(signal.SIGTERM)
+        output, _ = parent.communicate(timeout=30)
+    assert parent.returncode == 128 + signal.SIGTERM
+    states = {name: run.status().state for name, run in folders(tmp_path).items()}
+    assert states == {"box-0.01": "interrupted", "box-0.02": "queued"}
+    table = [line.split()[1] for line in output.splitlines() if line.startswith(("  box-0.01-", "  box-0.02-"))]
+    assert table == ["interrupted", "queued"], output
+    assert "1 interrupted, 1 queued" in output
 
 
 def test_a_killed_sweep_leaves_no_orphan_and_another_takes_over(tmp_path):
@@ -229,6 +253,7 @@ def test_a_terminal_shows_a_live_table(tmp_path):
     assert "time left" in text
     assert "1 of 2 runs ended" in text
     assert "━" in text
+    assert text.index("device   no device") < text.index("no pictures at all") < text.index("time left")
     assert "started, log in" not in text
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.launcher import _quoted, swept_keys
 from pose_lab.runs.sweep import Job, Settings, child_environment, how_it_ended
-from pose_lab.runs.table import Lines, LiveTable, history, metric_of, sweep_seconds_left
+from pose_lab.runs.table import Lines, LiveTable, final_table, history, metric_of, sweep_seconds_left
 
 
 def job(tmp_path, number, state, **details):
@@ -64,6 +64,19 @@ def test_only_new_epochs_are_told_after_a_restart(tmp_path):
     assert "epoch 1" not in text
     assert "[1/1] run-1: epoch 2, loss 1.5, AP 25.0" in text
     assert "epoch 3" not in text
+
+
+def test_the_time_of_the_process_and_that_of_the_training_have_their_names(tmp_path):
+    jobs = [job(tmp_path, 1, "finished", seconds=26.0), job(tmp_path, 2, "failed", seconds=3.0)]
+    jobs[0].folder.write_metrics({"AP": 0.5, "seconds": 2.0})
+    screen = Console(file=io.StringIO(), width=120)
+    lines = Lines(screen, "AP")
+    lines.begin(jobs)
+    lines.end()
+    assert "run-1: finished in 0:26 (training 0:02), AP 50.0" in screen.file.getvalue()
+    table = final_table(jobs, "AP")
+    assert list(table.columns[-1].cells) == ["0:02", ""]
+    assert table.columns[-1].header == "trained"
 
 
 def test_what_became_of_a_run_in_words():

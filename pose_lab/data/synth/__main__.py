@@ -9,16 +9,18 @@ from typing import Any
 
 import cv2
 
+from pose_lab.data.cache import writing
 from pose_lab.data.synth.settings import SynthSettings
 from pose_lab.data.synth.sheet import contact_sheet
 from pose_lab.data.synth.write import ensure
 
 _USAGE = """\
-python -m pose_lab.data.synth sheet out=FILE.png [count=24] [columns=6] [zoom=1] [KEY=VALUE ...]
+python -m pose_lab.data.synth sheet out=FILE.png [count=12] [columns=3] [zoom=3] [KEY=VALUE ...]
     writes a contact sheet of samples with drawn skeletons
 python -m pose_lab.data.synth make root=FOLDER [workers=N] [KEY=VALUE ...]
     makes the data set below the cache folder FOLDER and prints where
 KEY is a setting of SynthSettings; lists are written as [1,3]."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +32,8 @@ def main(arguments: list[str]) -> int:
         values = dict(_pair(argument) for argument in arguments[1:])
         print((_sheet if arguments[0] == "sheet" else _make_set)(values))
     except (ValueError, OSError) as error:
-        print(error.strerror if isinstance(error, OSError) and error.strerror else error, file=sys.stderr)
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print(f"error: {said}", file=sys.stderr)
         return 1
     return 0
 
@@ -60,10 +63,14 @@ def _settings(values: dict[str, Any]) -> SynthSettings:
 
 def _sheet(values: dict[str, Any]) -> Path:
     out = Path(_take(values, "out"))
+    if out.suffix.lower() not in _PICTURES:
+        raise ValueError(f"out={out} is no name of a picture: it must end in {', '.join(_PICTURES)}")
     layout = {key: values.pop(key) for key in ("count", "columns", "zoom") if key in values}
-    image = contact_sheet(_settings(values), **{"count": 24, "columns": 6, "zoom": 1, **layout})
-    if not cv2.imwrite(str(out), image[:, :, ::-1]):
-        raise OSError(f"cannot write the contact sheet to {out}")
+    image = contact_sheet(_settings(values), **{"count": 12, "columns": 3, "zoom": 3, **layout})
+    encoded = cv2.imencode(out.suffix, image[:, :, ::-1])[1]
+    with writing("the contact sheet", out.parent, "choose another out=FILE"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(encoded.tobytes())
     return out
 
 

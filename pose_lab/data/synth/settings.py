@@ -126,7 +126,7 @@ def _complaints(settings: SynthSettings) -> list[str]:
     ]
     found += [
         f"{name}={value} is below {least}"
-        for name, least in (("width", 32), ("height", 32), ("train_images", 0), ("val_images", 0), ("seed", 0))
+        for name, least in (("width", 32), ("height", 32), ("train_images", 1), ("val_images", 0), ("seed", 0))
         if (value := getattr(settings, name)) < least
     ]
     drawn = {side + joint for joint in FLESH for side in ("", "left_", "right_")}

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pose_lab.data.cache import writing
 from pose_lab.data.synth.settings import SynthSettings
 from pose_lab.data.synth.worker import SPLITS, file_name
 from pose_lab.skeletons import Skeleton, skeleton
@@ -55,7 +56,7 @@ def ensure(settings: SynthSettings, cache: Path, workers: int | None = None) -> 
     root = Path(cache).expanduser().absolute() / f"synth-{settings.digest}"
     if root.exists():
         return root
-    with _explained(root.parent):
+    with writing("the synthetic data set", root.parent):
         root.parent.mkdir(parents=True, exist_ok=True)
         with _locked(root):
             if not root.exists():
@@ -69,19 +70,8 @@ def _cores() -> int:
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Names the folder, and what to do, in every failure to write."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        advice = "free some space there, allow writing to it, or choose another cache folder"
-        raise OSError(error.errno, f"cannot write the synthetic data set to {folder}: {reason}; {advice}") from None
-
-
-@contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    lock = FileLock(root.with_suffix(".lock"))
+    lock = FileLock(_lock_file(root))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -93,9 +83,12 @@ def _locked(root: Path) -> Iterator[None]:
         lock.release()
 
 
+def _lock_file(root: Path) -> Path:
+    return root.with_suffix(".lock")
+
+
 def _make(settings: SynthSettings, root: Path, workers: int) -> None:
-    for stale in root.parent.glob(f"{root.name}.making-*"):  # whoever made it is gone: this process holds the lock
-        shutil.rmtree(stale, ignore_errors=True)
+    _remove_half_made(root)
     folder = Path(tempfile.mkdtemp(prefix=f"{root.name}.making-", dir=root.parent))
     try:
         folder.chmod(0o755)
@@ -107,6 +100,15 @@ def _make(settings: SynthSettings, root: Path, workers: int) -> None:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _remove_half_made(root: Path) -> None:
+    """Removes what killed makers of any data set have left; those that live hold their data set's lock."""
+    for half_made in root.parent.glob("synth-*.making-*"):
+        name = half_made.name.partition(".making-")[0]
+        lock = FileLock(_lock_file(root.with_name(name)))
+        with suppress(Timeout), nullcontext() if name == root.name else lock.acquire(timeout=0):
+            shutil.rmtree(half_made, ignore_errors=True)
 
 
 def _draw(settings: SynthSettings, folder: Path, workers: int) -> None:

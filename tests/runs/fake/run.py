@@ -9,11 +9,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from pose_lab.runs import launcher
-from pose_lab.runs.folder import RunFolder
+from pose_lab.runs import launcher, slurm_launcher
+from pose_lab.runs.errors import run_command
+from pose_lab.runs.folder import InterruptedRun, RunFolder
 from pose_lab.runs.identity import run_folder
+from pose_lab.runs.slurm_job import requeued
 
 launcher.register()
+slurm_launcher.register()
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -22,14 +25,32 @@ def fingerprint(cfg: DictConfig) -> str:
     return "synth"
 
 
+def prepare(cfg: DictConfig) -> str:
+    return f"{cfg.data.name}: no pictures at all"
+
+
+def device(_: DictConfig) -> str:
+    return "no device"
+
+
+def logs(_: DictConfig) -> str:
+    return "W&B: never"
+
+
 @hydra.main(version_base="1.3", config_path=".", config_name="fake")
 def main(cfg: DictConfig) -> None:
     folder = RunFolder(run_folder(cfg, fingerprint(cfg)))
     stubborn = cfg.method.box in cfg.machine.stubborn
     signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(143))
-    with folder.training():
-        folder.write_config(cfg)
-        train(cfg, folder)
+    while cfg.method.box in cfg.machine.late:
+        print("not yet", flush=True)
+        time.sleep(0.02)
+    try:
+        with requeued(), folder.training():
+            folder.write_config(cfg)
+            train(cfg, folder)
+    except InterruptedRun:
+        sys.exit(130)
 
 
 def train(cfg: DictConfig, folder: RunFolder) -> None:
@@ -49,6 +70,8 @@ def train(cfg: DictConfig, folder: RunFolder) -> None:
 
 
 def misbehave(cfg: DictConfig) -> None:
+    if Path(cfg.results, "go").exists():
+        return
     if cfg.method.box in cfg.machine.raises:
         raise ValueError(f"diverged at box {cfg.method.box}")
     if cfg.method.box in cfg.machine.dies:
@@ -58,4 +81,4 @@ def misbehave(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

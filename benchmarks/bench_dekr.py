@@ -1,0 +1,141 @@
+"""DEKR's post-processing of a crowded picture, and the cost of its losses in a training step.
+
+Run with `OMP_NUM_THREADS=1 python -m benchmarks.bench_dekr`; everything is measured on one core.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
+
+import pose_lab.conf
+from pose_lab.methods.dekr import STRIDE, Dekr, Inference, Maps, decode, suppress
+from pose_lab.nets.dekr import DEKRNet
+from pose_lab.poses import Batch, Instances
+from pose_lab.runs.train import LABELS
+from pose_lab.skeletons import COCO
+
+CONFIG = yaml.safe_load((Path(pose_lab.conf.__path__[0]) / "method" / "dekr.yaml").read_text())
+CONFIG["inference"]["heat_scores"] = True  # as the config's losses say
+SIDE, PEOPLE = 160, 30  # cells, people
+PUBLISHED_MS = 24.0  # on one core of the machine of the issue
+FLIP = torch.tensor(COCO.flip)
+
+
+def _milliseconds(action: Callable[[], Any], repeats: int) -> float:
+    action()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        action()
+        times.append(time.process_time() - start)
+    return 1000 * median(times)
+
+
+def _crowd() -> Maps:
+    """Maps that show people on a grid, in the picture and in its mirror image."""
+    generator = torch.Generator().manual_seed(0)
+    num_keypoints, columns = len(COCO), 6
+    place = torch.arange(PEOPLE)
+    centres = torch.stack([place % columns, place // columns], 1) * 24 + 14
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    heat = torch.rand(1, num_keypoints + 1, SIDE, SIDE, generator=generator) * 0.5
+    squares = (x - centres[:, :1, None]) ** 2 + (y - centres[:, 1:, None]) ** 2
+    heat[0, -1] = (torch.exp(-squares / 32) * torch.linspace(0.3, 0.9, PEOPLE)[:, None, None]).amax(0)
+    offsets = torch.randn(1, 2 * num_keypoints, SIDE, SIDE, generator=generator) * 8
+    return Maps(1.0, heat, offsets, (heat.flip(3), offsets.flip(3)))
+
+
+def _enlarged(maps: Maps) -> Tensor:
+    """(K + 1, 4 h, 4 w): averaged heatmaps enlarged as the published code does before it reads them."""
+    assert maps.mirrored is not None
+    average = (maps.heatmaps + maps.mirrored[0].flip(3)) / 2
+    height, width = average.shape[2:]
+    size = (STRIDE * height - STRIDE + 1, STRIDE * width - STRIDE + 1)
+    enlarged = F.interpolate(average, size, mode="bilinear", align_corners=True)
+    return F.pad(enlarged, (0, STRIDE - 1, 0, STRIDE - 1), mode="replicate")[0]
+
+
+def post_processing(repeats: int = 50) -> list[dict[str, Any]]:
+    """From the network's maps to people; beside it, enlarging the maps alone, which the published code does."""
+    maps, settings = _crowd(), Inference(**CONFIG["inference"])
+
+    def ours() -> None:
+        suppress(decode([maps], FLIP, settings), settings)
+
+    people = int(suppress(decode([maps], FLIP, settings), settings)[1].sum())
+    assert people == PEOPLE, f"{people} people found, {PEOPLE} drawn"
+    pairs = [(_milliseconds(ours, 1), _milliseconds(lambda: _enlarged(maps), 1)) for _ in range(repeats)]
+    value, enlarging = (median(column) for column in zip(*pairs, strict=True))
+    what = f"DEKR post-processing, {PEOPLE} people, maps of {SIDE} x {SIDE}, flip"
+    numbers = {"published": PUBLISHED_MS, "enlarging alone": enlarging, "ratio": enlarging / value}
+    return [{"what": what, "value": value, "unit": "ms", "target": 3.0, **numbers}]
+
+
+def _batch(images: int, size: int, per_image: int) -> Batch:
+    torch.manual_seed(0)
+    count = images * per_image
+    corner = torch.rand(count, 2) * size / 2
+    sides = (0.2 + 0.3 * torch.rand(count, 2)) * size
+    points = corner[:, None] + torch.rand(count, len(COCO), 2) * sides[:, None]
+    visibility = torch.randint(0, 3, (count, len(COCO), 1))
+    people = Instances(
+        image_index=torch.arange(images).repeat_interleave(per_image),
+        boxes=torch.cat((corner, corner + sides), 1),
+        keypoints=torch.cat((points, visibility), 2),
+        labelled=visibility[..., 0] > 0,
+        areas=sides.prod(1),
+        zoom=torch.ones(count),
+        ignore=torch.zeros(count, dtype=torch.bool),
+    )
+    pictures = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8)
+    maps = torch.eye(2, 3, dtype=torch.float64).expand(images, 2, 3)
+    return Batch(pictures, people, maps, torch.full((images, 2), size), torch.arange(images))
+
+
+def training_step(images: int, size: int, repeats: int = 5, **changes: Any) -> list[dict[str, Any]]:
+    """Forward, losses and backward over forward and backward of the bare network; the two alternate."""
+    net = {key: value for key, value in CONFIG["net"].items() if not key.startswith("_")} | changes
+    left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
+    numbers = {key: value for key, value in CONFIG.items() if key not in left_out}
+    numbers["test_time"] = {"scales": [1.0], "flip": True}
+    method = Dekr(COCO, lambda num_keypoints: DEKRNet(num_keypoints, **net), image_size=size, **numbers)
+    batch = _batch(images, size, 4)
+    gradients = [torch.randn_like(out) for out in method.net(batch.images / 255)]
+
+    def bare() -> None:
+        torch.autograd.backward(method.net(batch.images / 255), gradients)
+
+    def whole() -> None:
+        torch.stack(tuple(method.losses(batch).values())).sum().backward()
+
+    pairs = [(_milliseconds(bare, 1), _milliseconds(whole, 1)) for _ in range(repeats)]
+    ratio = median(whole / bare for bare, whole in pairs)
+    what = f"DEKR training step over the bare network's, {images} pictures of {size}, width {net['width']}"
+    milliseconds = median(pair[1] for pair in pairs)
+    return [{"what": what, "value": ratio, "unit": "x", "target": 1.15, "milliseconds": milliseconds}]
+
+
+def measure() -> list[dict[str, Any]]:
+    """All rows of this benchmark."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        small = {"width": 12, "modules": [1, 1], "blocks": 2, "stem": 16, "stem_blocks": 1}
+        small |= {"offset_channels": 4, "offset_blocks": 1}
+        return post_processing() + training_step(8, 96, **small) + training_step(1, 256, repeats=3)
+    finally:
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    for row in measure():
+        print(row)

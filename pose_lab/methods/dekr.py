@@ -1,0 +1,781 @@
+"""DEKR: people are read off at their centre, every keypoint by a branch of its own.
+
+Geng, Sun, Xiao, Zhang and Wang, "Bottom-Up Human Pose Estimation Via Disentangled Keypoint Regression", CVPR 2021,
+arXiv 2104.02300. In the paper's order: targets and losses (section 3.2), then inference: decoding, suppression and
+scoring (section 3.3). The network is `nets/dekr.py`, the rescoring of poses `methods/dekr_rescoring.py`.
+
+Shape letters: B images, N annotated people, K keypoints, M candidates of an image, P found people, h x w cells. A cell
+is 4 pixels of the input; cell c lies at the centre of pixel 4 c, so points in cells and in "input positions" (cells
+times 4) count from pixel centres, and are half a pixel less than the project's coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pose_lab.checkpoints import dekr as published
+from pose_lab.checkpoints.reading import Weights
+from pose_lab.methods.base import PoseMethod
+from pose_lab.methods.dekr_rescoring import Rescoring, fits, pose_features
+from pose_lab.nets.dekr import DEKRNet, Rescorer
+from pose_lab.nets.hrnet import STRIDE
+from pose_lab.ops import warps
+from pose_lab.ops.nms import greedy, ranks
+from pose_lab.ops.passes import Pass
+from pose_lab.poses import Batch, Instances, Predictions
+from pose_lab.skeletons import Skeleton
+from pose_lab.skeletons import skeleton as named_skeleton
+
+PIXEL_CENTRE = 0.5
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Targets (section 3.2)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How people become maps.
+
+    Attributes:
+        sigma: of the keypoints' Gaussians, cells.
+        centre_sigma: of the centres'.
+        background: weight of cells outside all Gaussians in the heatmap loss.
+        radius: offsets are learnt this many cells around the centre (one less after it).
+        size: what the offsets' weight is one over. `extent`: the diagonal of the person's labelled keypoints;
+            `origin` (published code): the distance of their far corner from the picture's origin.
+        min_size: least extent, pixels of the input.
+        overlap: whose offset a cell holds where people overlap. `smallest`: the smallest person's; `published`: that
+            of the published code, which depends on the order of people and keypoints.
+        phantom_centres: people without labelled keypoints have a centre, at the picture's origin (published code).
+        min_area: smaller people (annotated area, square pixels of the original picture) have no centre.
+        mask: whether crowd regions and people without keypoints, i.e. their boxes, count nothing in the heatmap loss.
+    """
+
+    sigma: float
+    centre_sigma: float
+    background: float
+    radius: int
+    size: Literal["extent", "origin"]
+    min_size: float
+    overlap: Literal["smallest", "published"]
+    phantom_centres: bool
+    min_area: float
+    mask: bool
+
+    def __post_init__(self) -> None:
+        for name, choices in (("size", ("extent", "origin")), ("overlap", ("smallest", "published"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"labels.{name} is {getattr(self, name)!r}; there are: {', '.join(choices)}")
+
+
+@dataclass
+class Joints:
+    """People as the maps show them.
+
+    Attributes:
+        image_index: (N,) int64.
+        points: (N, K + 1, 2) cells, the centre last.
+        drawn: (N, K + 1) bool, which of them are there.
+        sizes: (N,) squared size, square pixels of the input.
+    """
+
+    image_index: Tensor
+    points: Tensor
+    drawn: Tensor
+    sizes: Tensor
+
+
+def joints(people: Instances, to_input: Tensor, labels: Labels) -> Joints:
+    """Keypoints and centres of people, in cells.
+
+    Args:
+        people: of a batch, pixels of the input.
+        to_input: (B, 2, 3) maps from original pixels to pixels of the input.
+        labels: the choices.
+    """
+    maps = to_input[people.image_index]
+    labelled = people.labelled
+    counts = labelled.sum(1)
+    centres = (people.keypoints[..., :2] * labelled[..., None]).sum(1) / counts.clamp(min=1)[:, None]
+    origins = warps.apply_to_points(maps, torch.full_like(maps[:, :1, 2], PIXEL_CENTRE).expand(-1, 2)[:, None])[:, 0]
+    centres = torch.where(counts[:, None] > 0, centres, origins.float())
+    centred = people.areas / warps.area_scale(maps) >= labels.min_area
+    if not labels.phantom_centres:
+        centred &= counts > 0
+    points = torch.cat([people.keypoints[..., :2], centres[:, None]], 1)
+    return Joints(
+        image_index=people.image_index,
+        points=(points - PIXEL_CENTRE) / STRIDE,
+        drawn=torch.cat([people.keypoints[..., 2] > 0, centred[:, None]], 1),
+        sizes=_sizes(people, maps, labels),
+    )
+
+
+def _sizes(people: Instances, maps: Tensor, labels: Labels) -> Tensor:
+    """(N,) squared sizes, measured in the original picture, so that a rotation does not change them."""
+    original = warps.apply_to_points(warps.invert(maps), people.keypoints[..., :2].double()) - PIXEL_CENTRE
+    labelled = people.labelled[..., None]
+    low, high = original.where(labelled, torch.inf).amin(1), original.where(labelled, -torch.inf).amax(1)
+    if labels.size == "origin":
+        low, high = low.clamp(max=0), high.clamp(min=0)
+    squares = (high - low).clamp(min=0).square().sum(1) * warps.area_scale(maps)
+    return squares.clamp(min=labels.min_size**2).float()
+
+
+def heatmaps(people: Joints, shape: tuple[int, int, int], labels: Labels) -> Tensor:
+    """(B, K + 1, h, w) the largest Gaussian of each kind at every cell; 0 outside their patches.
+
+    Args:
+        people: N of them.
+        shape: B, h, w.
+        labels: their sigmas; a patch reaches a little over three of them.
+    """
+    images, height, width = shape
+    channels = people.drawn.shape[1]
+    maps = people.points.new_zeros(images * channels * height * width)
+    channel = people.image_index[:, None] * channels + torch.arange(channels, device=maps.device)
+    for part, sigma in ((slice(0, -1), labels.sigma), (slice(-1, None), labels.centre_sigma)):
+        _draw(maps, people.points[:, part], people.drawn[:, part], channel[:, part], (height, width), sigma)
+    return maps.view(images, channels, height, width)
+
+
+def _draw(maps: Tensor, points: Tensor, drawn: Tensor, channel: Tensor, size: tuple[int, int], sigma: float) -> None:
+    """Raises flat maps to the Gaussians of points (N, C, 2) in channels (N, C) of height and width `size`."""
+    limits = points.new_tensor(size[::-1])
+    first, end = (points - 3 * sigma - 1).floor(), (points + 3 * sigma + 2).ceil()
+    cells = first[..., None, :] + torch.arange(int(6 * sigma) + 5, device=maps.device)[:, None]  # (N, C, T, 2)
+    shown = (cells >= 0) & (cells < torch.minimum(end, limits)[..., None, :])
+    shown &= (drawn & _inside(points, limits))[..., None, None]
+    near = ((cells - points[..., None, :]).square() / (-2 * sigma**2)).exp() * shown
+    values = near[..., :, None, 1] * near[..., None, :, 0]
+    x, y = cells.where(shown, 0).long().unbind(-1)
+    index = (channel[..., None, None] * size[0] + y[..., :, None]) * size[1] + x[..., None, :]
+    maps.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
+
+
+def _inside(points: Tensor, limits: Tensor) -> Tensor:
+    """(...) whether points (..., 2) in cells lie in a map."""
+    return ((points >= 0) & (points < limits)).all(-1)
+
+
+@dataclass
+class Offsets:
+    """Offsets to learn: the cells around every person's centre, for each of its keypoints.
+
+    Attributes:
+        index: (N, K, C) int64, places in maps (B, K, h, w), flat.
+        values: (N, K, C, 2) cell minus keypoint, cells.
+        weights: (N, K, C, 1), 0 where nothing is to be learnt; or one for x and y each, (N, K, C, 2).
+    """
+
+    index: Tensor
+    values: Tensor
+    weights: Tensor
+
+
+def offsets(people: Joints, shape: tuple[int, int, int], labels: Labels) -> Offsets:
+    """The offsets of all people, at C = (2 radius)^2 cells each; a cell belongs to one person per keypoint.
+
+    Args:
+        people: N of them.
+        shape: B, h, w.
+        labels: radius and overlap.
+    """
+    images, height, width = shape
+    limits = people.points.new_tensor((width, height))
+    num_keypoints = people.drawn.shape[1] - 1
+    points, centres = people.points[:, :-1], people.points[:, -1].trunc()  # published: towards zero
+    steps = torch.arange(-labels.radius, labels.radius, device=points.device)
+    cells = centres[:, None] + torch.cartesian_prod(steps, steps).flip(1)  # (N, C, 2) x, y
+    centred = people.drawn[:, -1] & _inside(centres, limits)
+    here = _inside(cells, limits) & centred[:, None]
+    valid = (people.drawn[:, :-1] & _inside(points, limits))[..., None] & here[:, None]  # (N, K, C)
+    x, y = cells.where(here[..., None], 0).long().unbind(-1)
+    kind = people.image_index[:, None] * num_keypoints + torch.arange(num_keypoints, device=points.device)
+    index = (kind[..., None] * height + y[:, None]) * width + x[:, None]
+    values = cells[:, None] - points[:, :, None]
+    total = images * num_keypoints * height * width
+    if labels.overlap == "smallest":
+        owned = _smallest(index, valid, people.sizes, total)
+    else:
+        places = (people.image_index[:, None] * height + y) * width + x
+        owned = _published_owners(index, places, valid, (values != 0).any(-1), people, total)
+    return Offsets(index, values, people.sizes.rsqrt()[:, None, None].where(owned, 0)[..., None])
+
+
+def _smallest(index: Tensor, valid: Tensor, sizes: Tensor, total: int) -> Tensor:
+    """(N, K, C) bool: where the person is the smallest of those who want the place; of equal ones the last."""
+    count = len(sizes)
+    order = torch.argsort(sizes.flip(0), stable=True)
+    rank = torch.empty_like(order).scatter_(0, count - 1 - order, torch.arange(count, device=sizes.device))
+    wanted = torch.where(valid, rank[:, None, None], count)
+    first = rank.new_full((total,), count).scatter_reduce_(0, index.flatten(), wanted.flatten(), "amin")
+    return valid & (first[index] == rank[:, None, None])
+
+
+def _published_owners(
+    index: Tensor, places: Tensor, valid: Tensor, nonzero: Tensor, people: Joints, total: int
+) -> Tensor:
+    """(N, K, C) bool: whose offset the published code leaves at each place.
+
+    It goes person by person and keypoint by keypoint: a place that holds an offset other than (0, 0) is kept if the
+    size that was last written at its cell, for any keypoint, is smaller; so once a person has written at a cell, all
+    its later keypoints are written there too. Images do not touch each other and proceed together.
+    """
+    owner = index.new_full((total,), -1)
+    filled = torch.zeros(total, dtype=torch.bool, device=index.device)
+    sizes = people.sizes.new_zeros(total // index.shape[1])  # of the cells (B, h, w)
+    number = torch.arange(len(index), device=index.device)
+    rank = ranks(people.image_index)
+    for turn in range(int(rank.max()) + 1 if len(rank) else 0):
+        rows = number[rank == turn]
+        smaller = sizes[places[rows]] < people.sizes[rows, None]
+        free = valid[rows] & ~(filled[index[rows]] & smaller[:, None])
+        written = valid[rows] & free.long().cummax(1).values.bool()
+        owner[index[rows][written]] = number[rows][:, None, None].expand_as(written)[written]
+        filled[index[rows][written]] = nonzero[rows][written]
+        touched = written.any(1)
+        sizes[places[rows][touched]] = people.sizes[rows, None].expand_as(touched)[touched]
+    return valid & (owner[index] == number[:, None, None])
+
+
+def loss_mask(people: Instances, shape: tuple[int, int, int]) -> Tensor:
+    """(B, 1, h, w): 0 in the boxes of crowd regions and of people without keypoints, 1 elsewhere."""
+    images, height, width = shape
+    unlabelled = ~people.labelled.any(1)
+    low, high = (people.boxes.view(-1, 2, 2) - PIXEL_CENTRE).div(STRIDE).unbind(1)
+    x = torch.arange(width, device=low.device)
+    y = torch.arange(height, device=low.device)
+    across = (x >= low[:, :1]) & (x <= high[:, :1])
+    down = (y >= low[:, 1:]) & (y <= high[:, 1:])
+    boxes = (down[:, :, None] & across[:, None] & unlabelled[:, None, None]).to(low)
+    return 1 - low.new_zeros(images, height, width).index_add_(0, people.image_index, boxes).clamp(max=1)[:, None]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses (section 3.2)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def heatmap_loss(raw: Tensor, target: Tensor, background: float, mask: Tensor | None) -> Tensor:
+    """Weighted mean squared error of heatmaps (B, K + 1, h, w).
+
+    Args:
+        raw: of the network.
+        target: from `heatmaps`.
+        background: weight where the target is 0; 1 elsewhere.
+        mask: (B, 1, h, w) or (B, K + 1, h, w), factor on the squared error.
+    """
+    errors = (raw.float() - target).square() * torch.where(target > 0, 1.0, background)
+    return (errors if mask is None else errors * mask).mean()
+
+
+def focal_loss(raw: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Quality focal loss |g - p|^2 BCE(p, g), p after the logistic, as super-gradients trains DEKR; mean."""
+    raw = raw.float()
+    entropy = F.binary_cross_entropy_with_logits(raw, target, reduction="none")
+    errors = (target - raw.sigmoid()).square() * entropy
+    return (errors if mask is None else errors * mask).mean()
+
+
+def offset_loss(raw: Tensor, target: Offsets, beta: float) -> Tensor:
+    """Smooth L1, weighted, over the number of weighted numbers (x and y count).
+
+    Args:
+        raw: (B, 2 K, h, w) of the network.
+        target: from `offsets`.
+        beta: distance (cells) where the square becomes linear.
+    """
+    plane = raw.shape[2] * raw.shape[3]
+    x = target.index + target.index // plane * plane  # y is a plane later
+    found = raw.flatten().float().gather(0, torch.stack([x, x + plane], -1).flatten()).view_as(target.values)
+    errors = F.smooth_l1_loss(found, target.values, beta=beta, reduction="none")
+    counted = (target.weights > 0).expand_as(errors).sum()
+    return (errors * target.weights).sum() / counted.clamp(min=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding (section 3.3)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The parameters of inference.
+
+    Attributes:
+        max_people: most centres of one pass, and most people of a picture.
+        min_score: centres must score more.
+        windows: (mean side of the map in cells, window) pairs: from more than that side on, centres are the largest in
+            such a window; the last pair's side is 0.
+        logistic: heatmaps are taken through the logistic (focal loss).
+        flip_shift: pixels that the mirrored picture is moved to the left, so that its cells meet the picture's.
+        other_scales: factor on the centre scores of passes at scales other than 1.
+        close_keypoints: a pose is a duplicate if more keypoints than this are close.
+        close_distance: two keypoints are close within this share of the better pose's diagonal.
+        close_distance_scales: the same where poses of several scales meet.
+        heat_scores: keypoints score the centre's score times their heatmap's value; otherwise the centre's score.
+        rescore: scores are multiplied by what the rescoring network says.
+    """
+
+    max_people: int
+    min_score: float
+    windows: Sequence[Sequence[int]]
+    logistic: bool
+    flip_shift: int
+    other_scales: float
+    close_keypoints: int
+    close_distance: float
+    close_distance_scales: float
+    heat_scores: bool
+    rescore: bool
+
+    def __post_init__(self) -> None:
+        if self.max_people < 1:
+            raise ValueError(f"inference.max_people is {self.max_people}, but must be at least 1")
+        if not self.windows or self.windows[-1][0] != 0:
+            raise ValueError("inference.windows must end with a pair [0, window], for the smallest maps")
+        if any(window % 2 == 0 for _, window in self.windows):
+            raise ValueError("inference.windows has an even window; a window needs a middle")
+
+
+@dataclass
+class Maps:
+    """What the network gives for a batch at one scale.
+
+    Attributes:
+        scale: of the input's sides.
+        heatmaps: (B, K + 1, h, w), the centre's last.
+        offsets: (B, 2 K, h, w).
+        mirrored: both of the mirrored picture, or None.
+    """
+
+    scale: float
+    heatmaps: Tensor
+    offsets: Tensor
+    mirrored: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass
+class Candidates:
+    """Poses of a batch before suppression, M rows for every image; larger scales first, by falling score within.
+
+    Attributes:
+        poses: (B, M, K, 2) positions in the input, from pixel centres.
+        scores: (B, M) of the centres; 0 in rows that are none.
+        heat: (B, M, K) heatmap values at the keypoints.
+    """
+
+    poses: Tensor
+    scores: Tensor
+    heat: Tensor
+
+
+def decode(maps: Sequence[Maps], flip: Tensor, settings: Inference) -> Candidates:
+    """Candidates from the maps of all passes; heatmaps are never enlarged, but read where a keypoint lies.
+
+    Args:
+        maps: by falling scale; 1 need not be among them.
+        flip: (K,) int64, the skeleton's exchange of left and right.
+        settings: the parameters.
+    """
+    found = [_poses(one, flip, settings) for one in maps]
+    scores = _rescaled([scores for _, scores in found], [one.scale for one in maps], settings.other_scales)
+    poses = torch.cat([poses for poses, _ in found], 1)
+    sound = poses.isfinite().all(-1).all(-1)
+    poses = poses.where(sound[..., None, None], 0)
+    if settings.heat_scores:
+        heat = torch.stack([heat_values(one, poses, flip) for one in maps]).mean(0)
+    else:
+        heat = torch.ones_like(poses[..., 0])
+    return Candidates(poses, scores * sound, heat)
+
+
+def _poses(maps: Maps, flip: Tensor, settings: Inference) -> tuple[Tensor, Tensor]:
+    """(B, M, K, 2) poses at the highest centres of one scale, and (B, M) the centres' scores, 0 for none."""
+    width = maps.heatmaps.shape[3]
+    index, scores = centre_peaks(_centres(maps), settings)
+    poses = _read(maps.offsets, index, width)
+    if maps.mirrored is not None:
+        x, y = _read(maps.mirrored[1], index + width - 1 - 2 * (index % width), width)[:, :, flip].unbind(-1)
+        poses = (poses + torch.stack([width - 1 - x, y], -1)) / 2
+    return poses * (STRIDE / maps.scale), scores
+
+
+def _centres(maps: Maps) -> Tensor:
+    """(B, h, w) the centre map, averaged with the mirrored picture's."""
+    centres = maps.heatmaps[:, -1]
+    if maps.mirrored is not None:
+        centres = (centres + maps.mirrored[0][:, -1].flip(2)) / 2
+    return centres
+
+
+def _read(offsets: Tensor, index: Tensor, width: int) -> Tensor:
+    """(B, M, K, 2) keypoints in cells, from offsets (B, 2 K, h, w) at cells `index` (B, M)."""
+    found = offsets.flatten(2).gather(2, index[:, None].expand(-1, offsets.shape[1], -1))
+    cells = torch.stack([index % width, index // width], -1)
+    return cells[:, :, None] - found.transpose(1, 2).unflatten(2, (-1, 2))
+
+
+def centre_peaks(centres: Tensor, settings: Inference) -> tuple[Tensor, Tensor]:
+    """Cells that are the largest around them, at most `max_people` of an image.
+
+    Args:
+        centres: (B, h, w); not-a-number counts as nothing.
+        settings: windows, number and least score.
+
+    Returns:
+        (B, M) int64 cells, row by row, by falling score, then by cell; and (B, M) their scores, 0 for none.
+    """
+    height, width = centres.shape[1:]
+    window = next(window for side, window in settings.windows if (height + width) / 2 > side)
+    highest = _highest(_highest(centres, window, 1), window, 2)
+    peak = (centres == highest) & (centres > settings.min_score) & (centres < torch.inf)
+    peaks = centres.where(peak, 0).flatten(1)
+    scores, index = peaks.topk(min(settings.max_people, peaks.shape[1]))
+    order = index.argsort(dim=1, stable=True)
+    order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
+    return index.gather(1, order), scores.gather(1, order)
+
+
+def _highest(maps: Tensor, window: int, dim: int) -> Tensor:
+    """The greatest number within a window along one dimension; a few passes over the map beat a max-pool on CPUs."""
+    highest, size = maps.clone(), maps.shape[dim]
+    for step in range(1, min(window // 2, size - 1) + 1):
+        for start, other in ((0, step), (step, 0)):
+            part = highest.narrow(dim, start, size - step)
+            torch.fmax(part, maps.narrow(dim, other, size - step), out=part)
+    return highest
+
+
+def _rescaled(scores: Sequence[Tensor], scales: Sequence[float], factor: float) -> Tensor:
+    """(B, M) scores of all scales: of others than 1 brought to the highest at scale 1 (1 if there is none)."""
+    plain = next((one.amax(1, keepdim=True) for one, scale in zip(scores, scales, strict=True) if scale == 1), None)
+    reference = torch.ones_like(scores[0][:, :1]) if plain is None else plain.where(plain > 0, 1)
+    rescaled = [
+        one if scale == 1 else one / one.amax(1, keepdim=True).clamp(min=1e-12) * reference * factor
+        for one, scale in zip(scores, scales, strict=True)
+    ]
+    return torch.cat(rescaled, 1)
+
+
+def heat_values(maps: Maps, poses: Tensor, flip: Tensor) -> Tensor:
+    """The keypoints' heatmaps at the keypoints, as if enlarged bilinearly to the input (cell c at position f c).
+
+    Args:
+        maps: of one scale, so f = 4 / scale.
+        poses: (B, M, K, 2) positions in the input; read at whole pixels below, within the map.
+        flip: (K,) int64.
+
+    Returns:
+        (B, M, K); 0 where the map is not a number
+    """
+    height, width = maps.heatmaps.shape[2:]
+    last = poses.new_tensor([width - 1, height - 1])
+    cells = torch.minimum(poses.floor().clamp(min=0) / (STRIDE / maps.scale), last).transpose(1, 2)  # (B, K, M, 2)
+    low = cells.floor()
+    share = cells - low
+    left, top = low.long().unbind(-1)
+    right, below = torch.minimum(low.long() + 1, last.long()).unbind(-1)
+    x, y = torch.stack([left, right], -1), torch.stack([top, below], -1)
+    weights = torch.stack([1 - share, share], -2)  # (B, K, M, 2 corners, 2 x y)
+    weights = weights[..., :, None, 1] * weights[..., None, :, 0]
+    values = _gathered(maps.heatmaps, torch.arange(len(flip), device=x.device), x, y)
+    if maps.mirrored is not None:
+        values = (values + _gathered(maps.mirrored[0], flip, width - 1 - x, y)) / 2
+    return (values * weights).sum((-1, -2)).transpose(1, 2).nan_to_num(nan=0.0)
+
+
+def _gathered(maps: Tensor, channels: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Values of maps (B, C, h, w) in K channels, at columns and rows (B, K, M, 2): (B, K, M, 2 rows, 2 columns)."""
+    height, width = maps.shape[2:]
+    row = channels[:, None, None] * height + y
+    index = row[..., :, None] * width + x[..., None, :]
+    return maps.flatten(1).gather(1, index.flatten(1)).view(index.shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Suppression and scoring (section 3.3)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def suppress(found: Candidates, settings: Inference) -> tuple[Tensor, Tensor]:
+    """Which candidates are people: the best of each cluster of poses that are much the same.
+
+    The published walk: each candidate in turn that no cluster holds yet takes, of its own cluster, the pose with the
+    greatest mean heatmap value, unless an earlier cluster holds that one; then all of its cluster is taken. Both depend
+    on earlier candidates only by "is held by an earlier cluster", so this is greedy suppression.
+
+    Args:
+        found: M candidates per image.
+        settings: what is close, and how many people there may be.
+
+    Returns:
+        (B, M) int64 rows in the order of the walk; and (B, M) bool, which of them are people. If there are more than
+        `max_people`, the greatest mean heatmap values are kept, in falling order.
+    """
+    close = _clusters(found, settings)
+    heat = found.heat.mean(2)
+    best = heat[:, None].where(close, -torch.inf).argmax(2)  # (B, M)
+    holds_best = close.gather(2, best[:, None].expand_as(close))
+    earlier = torch.ones_like(close[0]).triu(1)
+    real = found.scores > 0
+    held = (close | holds_best) & earlier & real[:, :, None]
+    kept = greedy(held) & real
+    if settings.max_people < best.shape[1]:
+        best, kept = _capped(best, kept, heat, settings.max_people)
+    return best, kept
+
+
+def _clusters(found: Candidates, settings: Inference) -> Tensor:
+    """(B, M, M) bool: whether candidate j is much the same as candidate i; every one is much the same as itself."""
+    difference = found.poses[:, :, None] - found.poses[:, None]
+    sides = found.poses.amax(2) - found.poses.amin(2)
+    limit = settings.close_distance * sides.square().sum(-1).sqrt()
+    count = (difference.square().sum(-1).sqrt() < limit[..., None, None]).sum(-1)
+    real = found.scores > 0
+    same = (count > settings.close_keypoints) & real[:, None]
+    return same | torch.eye(same.shape[1], dtype=torch.bool, device=same.device)
+
+
+def _capped(best: Tensor, kept: Tensor, heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Images with more than `count` people lose those with the least heat."""
+    by_heat = heat.gather(1, best).where(kept, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(best.shape[1], device=best.device).expand_as(best)
+    many = kept.sum(1, keepdim=True) > count
+    order = torch.where(many, by_heat, places)
+    return best.gather(1, order), kept.gather(1, order) & (~many | (places < count))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The method
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights of the two losses.
+
+    Attributes:
+        heatmap: factor.
+        keypoint_heatmaps: whether the keypoints' heatmaps are learnt, or only the centres' (ablation of the paper).
+        offset: factor.
+        beta: cells where the offsets' loss becomes linear.
+        focal: quality focal loss for heatmaps instead of the weighted square.
+    """
+
+    heatmap: float
+    keypoint_heatmaps: bool
+    offset: float
+    beta: float
+    focal: bool
+
+
+class Dekr(PoseMethod):
+    """DEKR as a method of the laboratory.
+
+    Args:
+        skeleton: the keypoints, or their name.
+        net: makes the network from the number of keypoints.
+        optimisation: see the base class.
+        image_size: side of the input in pixels, or height and width.
+        normalisation: `mean` and `deviation` of the colours, in 0..1.
+        labels: arguments of `Labels`.
+        losses: arguments of `Losses`.
+        inference: arguments of `Inference`.
+        test_time: `scales` of the passes over a picture, and whether it is also shown mirrored (`flip`).
+        rescoring: arguments of `Rescoring`.
+
+    Raises:
+        ValueError: numbers do not fit each other.
+    """
+
+    net: DEKRNet
+    inference: Inference
+    candidates_type = Candidates
+    mean: Tensor
+    deviation: Tensor
+    mirrored: Tensor
+
+    def __init__(
+        self,
+        skeleton: Skeleton | str,
+        net: Callable[..., DEKRNet],
+        optimisation: Mapping[str, Any],
+        image_size: int | Sequence[int],
+        normalisation: Mapping[str, Sequence[float]],
+        labels: Mapping[str, Any],
+        losses: Mapping[str, Any],
+        inference: Mapping[str, Any],
+        test_time: Mapping[str, Any],
+        rescoring: Mapping[str, Any],
+    ) -> None:
+        keypoints = skeleton if isinstance(skeleton, Skeleton) else named_skeleton(skeleton)
+        network = net(num_keypoints=len(keypoints))
+        chosen = Rescoring(**rescoring)
+        if chosen.wanted:
+            network.rescorer = chosen.network(keypoints)
+        super().__init__(keypoints, network, optimisation)
+        self.rescoring = chosen
+        self.labels, self.weights = Labels(**labels), Losses(**losses)
+        self.inference = Inference(**inference)
+        if self.inference.rescore and network.rescorer is None:
+            raise ValueError("inference.rescore needs a rescoring network: set rescoring.learn or rescoring.weights")
+        self.scales = _scales(test_time["scales"])
+        self.flip = bool(test_time["flip"])
+        if len(self.scales) > 1:
+            self.inference = replace(self.inference, close_distance=self.inference.close_distance_scales)
+        _check_frame(image_size, network.stride)
+        for name, values in normalisation.items():
+            self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
+        self.register_buffer("mirrored", torch.tensor(keypoints.flip), persistent=False)
+        if self.rescoring.learn == "alone":
+            self.net.requires_grad_(False)
+            self._rescorer.requires_grad_(True)
+
+    @property
+    def _rescorer(self) -> Rescorer:
+        assert self.net.rescorer is not None
+        return self.net.rescorer
+
+    @classmethod
+    def net_changes(cls, weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:
+        """Width and depth of the trunk are the checkpoint's."""
+        return published.config_changes(weights, net)
+
+    def load_weights(self, weights: Weights) -> str:
+        """All of DEKR's, or the trunk of a classifier's."""
+        return published.load(self.net, weights)
+
+    def train(self, mode: bool = True) -> Self:
+        """Where the rescoring network learns alone, all else stays in evaluation, its running statistics too."""
+        super().train(mode)
+        if mode and self.rescoring.learn == "alone":
+            self.net.eval()
+        return self
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of heatmaps, offsets and rescoring, as far as they are learnt, times their weights."""
+        heat, raw_offsets = self.net(self._normalised(batch.images))
+        if self.rescoring.learn == "never":
+            return self._map_losses(heat, raw_offsets, batch)
+        rescoring = {
+            "rescoring": self.rescoring.loss * self._rescoring_loss(heat.detach(), raw_offsets.detach(), batch)
+        }
+        return rescoring if self.rescoring.learn == "alone" else self._map_losses(heat, raw_offsets, batch) | rescoring
+
+    def _map_losses(self, heat: Tensor, raw_offsets: Tensor, batch: Batch) -> dict[str, Tensor]:
+        shape = (len(heat), *heat.shape[2:])
+        people = batch.instances
+        mask = loss_mask(people, shape) if self.labels.mask else None
+        people = people[~people.ignore | people.labelled.any(1)]
+        drawn = joints(people, batch.to_input, self.labels)
+        target = heatmaps(drawn, shape, self.labels)
+        if not self.weights.keypoint_heatmaps:
+            heat, target = heat[:, -1:], target[:, -1:]
+        heat_error = (
+            focal_loss(heat, target, mask)
+            if self.weights.focal
+            else heatmap_loss(heat, target, self.labels.background, mask)
+        )
+        offset_error = offset_loss(raw_offsets, offsets(drawn, shape, self.labels), self.weights.beta)
+        return {"heatmap": self.weights.heatmap * heat_error, "offset": self.weights.offset * offset_error}
+
+    def _rescoring_loss(self, heat: Tensor, raw_offsets: Tensor, batch: Batch) -> Tensor:
+        """Mean squared difference between what the rescoring network says of the people found and their OKS."""
+        found = decode([Maps(1.0, *self._activated(heat, raw_offsets))], self.mirrored, self.inference)
+        image_index, keypoints, scores = self._found(found, batch)
+        assert self.skeleton.sigmas is not None
+        to_original = warps.invert(batch.to_input)
+        truth = fits(image_index, keypoints, batch.instances, to_original, self.skeleton.sigmas)
+        errors = (self._rescored(keypoints, scores) - truth).square()
+        return errors.sum() / max(len(errors), 1)
+
+    def _rescored(self, keypoints: Tensor, scores: Tensor) -> Tensor:
+        """(P,) the rescoring network's factors for poses (P, K, 2) in original pixels and their scores (P, K)."""
+        name, chosen = self.skeleton.name, self.rescoring
+        return self._rescorer(pose_features(keypoints, scores, chosen.links[name], chosen.torso[name]))
+
+    def candidates(self, batch: Batch) -> Candidates:
+        """The poses at the highest centres of all passes."""
+        images = self._normalised(batch.images)
+        return decode([self._maps(images, scale) for scale in self.scales], self.mirrored, self.inference)
+
+    def _maps(self, images: Tensor, scale: float) -> Maps:
+        view = Pass(scale, flip=False).view(images, self.net.stride, pad=0.0)
+        seen = [self._activated(*self.net(view))]
+        if self.flip:
+            seen.append(self._activated(*self.net(moved_left(view.flip(3), self.inference.flip_shift))))
+        return Maps(scale, *seen[0], seen[1] if self.flip else None)
+
+    def _activated(self, heat: Tensor, raw_offsets: Tensor) -> tuple[Tensor, Tensor]:
+        heat = heat.float()
+        return (heat.sigmoid() if self.inference.logistic else heat), raw_offsets.float()
+
+    def people(self, candidates: Candidates, batch: Batch) -> Predictions:
+        """Suppression and scoring: the people found, in pixels of the original images."""
+        image_index, keypoints, keypoint_scores = self._found(candidates, batch)
+        scores = keypoint_scores.mean(1)
+        if self.inference.rescore:
+            scores = (scores * self._rescored(keypoints, keypoint_scores)).nan_to_num(nan=0.0)
+        return predictions(image_index, keypoints, keypoint_scores, scores)
+
+    def _found(self, candidates: Candidates, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (P,), keypoints (P, K, 2) in original pixels and keypoint scores (P, K) of the people."""
+        rows, kept = suppress(candidates, self.inference)
+        image_index, place = kept.nonzero(as_tuple=True)
+        row = rows[image_index, place]
+        scores = candidates.scores[image_index, row, None] * candidates.heat[image_index, row]
+        positions = candidates.poses[image_index, row] + PIXEL_CENTRE
+        to_original = warps.invert(batch.to_input).to(positions)[image_index]
+        return image_index, warps.apply_to_points(to_original, positions), scores
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images / 255 - self.mean) / self.deviation
+
+
+def moved_left(images: Tensor, pixels: int) -> Tensor:
+    """Pictures (B, C, H, W) moved to the left; their last columns stay as they are."""
+    return torch.cat([images[..., pixels:], images[..., images.shape[3] - pixels :]], 3)
+
+
+def predictions(image_index: Tensor, keypoints: Tensor, keypoint_scores: Tensor, scores: Tensor) -> Predictions:
+    """People, by falling score within an image.
+
+    Args:
+        image_index: (P,) int64, ascending.
+        keypoints: (P, K, 2) pixels of the original images.
+        keypoint_scores: (P, K).
+        scores: (P,).
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(image_index[order], stable=True)]
+    keypoints = keypoints[order]
+    return Predictions(
+        image_index=image_index[order],
+        keypoints=keypoints,
+        keypoint_scores=keypoint_scores[order],
+        scores=scores[order],
+        boxes=torch.cat([keypoints.amin(1), keypoints.amax(1)], 1),
+    )
+
+
+def _scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """Scales of the passes, falling."""
+    if not scales or not all(scale > 0 for scale in scales) or len(set(scales)) < len(scales):
+        raise ValueError(f"test_time.scales is {list(scales)}: give one or more different numbers above 0")
+    return tuple(sorted((float(scale) for scale in scales), reverse=True))
+
+
+def _check_frame(image_size: int | Sequence[int], stride: int) -> None:
+    sides = [image_size] if isinstance(image_size, int) else image_size
+    uneven = [side for side in sides if side % stride]
+    if uneven:
+        raise ValueError(f"data.image_size {uneven[0]} is no multiple of {stride}, the network's largest stride")

@@ -1,0 +1,227 @@
+"""A sweep as a job array on a real Slurm, with runs that end as they are told (`tests/runs/fake`)."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pose_lab.runs.slurm import jobs
+from tests.conftest import ROOT
+from tests.runs.test_sweep import folders, is_training, starts, wait_for
+
+LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.poll_seconds=0.3")
+FOLDER = Path("fake_sweep", "demo-synth")
+
+
+def begin(results, *overrides, root=ROOT, **environment) -> subprocess.Popen[str]:
+    """Starts the sweep's command."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.runs.fake.run",
+            f"results={results}",
+            "report.axis=method.box",
+            *LAUNCHER,
+            *overrides,
+        ],
+        cwd=results,
+        env=os.environ | {"PYTHONPATH": str(root)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def sweep(results, *overrides, **environment) -> tuple[int, str]:
+    """Status and output of the sweep's command."""
+    with begin(results, *overrides, **environment) as process:
+        output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def command(name, results, *arguments) -> str:
+    """The output of `pose_lab.sweep`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pose_lab.sweep", name, str(results / FOLDER), *arguments],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def array(results) -> str:
+    """The id of the only submission."""
+    (record,) = (results / FOLDER / ".slurm").glob("*.json")
+    return record.stem
+
+
+def states(number) -> dict[str, str]:
+    return {name: entry.state for name, entry in jobs([number]).items()}
+
+
+def alive(number) -> bool:
+    return any(entry.lives for entry in jobs([number]).values())
+
+
+def test_an_array_with_a_failing_and_a_killed_run_then_retry(results):
+    code, output = sweep(results, "method.box=0.01,0.05,0.1", "machine.raises=[0.01]", "machine.dies=[0.05]")
+    runs, number = folders(results), array(results)
+    assert code == 1, output
+    assert f"Submitted 3 of 3 runs as Slurm job {number}, at most 16 at once" in output
+    assert states(number) == {f"{number}_0": "FAILED", f"{number}_1": "FAILED", f"{number}_2": "COMPLETED"}
+    assert {name: run.status().state for name, run in runs.items()} == {
+        "box-0.01": "failed",
+        "box-0.05": "failed",
+        "box-0.1": "finished",
+    }
+    assert runs["box-0.05"].status().error == (
+        f"its Slurm job {number}_1 ended as FAILED (SIGKILL) before the run had finished"
+    )
+    log = runs["box-0.01"].log.read_text()
+    assert "Traceback" in log
+    assert "ValueError: diverged at box 0.01" in log
+    assert "  ValueError: diverged at box 0.01" in output.splitlines()
+    assert "2 of 3 runs failed" in output
+    assert "--array=0-2%3" in (results / FOLDER / ".slurm" / f"{number}_submission.sh").read_text()
+    shown = command("status", results)
+    assert re.search(rf"box-0\.01-\w+ +failed +{number}_0 +ValueError: diverged", shown), shown
+    assert re.search(rf"box-0\.1-\w+ +finished +40\.0 +{number}_2", shown), shown
+    assert "3 runs: 2 failed, 1 finished" in shown
+    (results / "go").touch()  # what was wrong has been mended
+    again = command("retry", results)
+    assert "Submitted 2 of 3 runs" in again
+    assert [len(starts(runs[name])) for name in ("box-0.01", "box-0.05", "box-0.1")] == [2, 2, 1]
+    assert all(run.status().state == "finished" for run in runs.values())
+
+
+def test_nobody_waits_and_the_report_is_made(results):
+    code, output = sweep(
+        results, "hydra.launcher.wait=false", "hydra.launcher.array_parallelism=1", "machine.waits=[0.01]"
+    )
+    assert code == 0, output
+    number = array(results)
+    wait_for(lambda: is_training(results, "box-0.01"), "the first run")
+    shown = command("status", results)
+    assert re.search(rf"box-0\.01-\w+ +running +1/2 .*{number}_0", shown), shown
+    assert re.search(rf"box-0\.05-\w+ +queued +{number}_1 +PENDING \(JobArrayTaskLimit\)", shown), shown
+    joined, output = sweep(results, "hydra.launcher.wait=false")
+    assert joined == 0
+    assert "Nothing to submit: the 2 runs are finished or in the queue." in output
+    assert array(results) == number
+    assert not (results / FOLDER / "report.md").exists()
+    (results / "go").touch()
+    report = json.loads((results / FOLDER / ".slurm" / f"{number}.json").read_text())["report"]
+    wait_for(lambda: not alive(report), "the report's job")
+    assert "| 0.05 | 45.0 |" in (results / FOLDER / "report.md").read_text()
+    assert [len(starts(run)) for run in folders(results).values()] == [1, 1]
+
+
+def test_two_people_start_the_same_sweep_at_once(results):
+    with begin(results) as one, begin(results) as two:
+        outputs = [process.communicate(timeout=120)[0] for process in (one, two)]
+    assert [one.returncode, two.returncode] == [0, 0], outputs
+    assert sorted("Submitted 2 of 2" in output for output in outputs) == [False, True]
+    assert all("finished in" in output for output in outputs)
+    assert [len(starts(run)) for run in folders(results).values()] == [1, 1]
+
+
+def test_cancelled_jobs_are_interrupted_and_go_on_later(results):
+    code, output = sweep(results, "hydra.launcher.wait=false", "machine.waits=[0.01,0.05]", "report=null")
+    assert code == 0, output
+    wait_for(lambda: is_training(results, "box-0.01") and is_training(results, "box-0.05"), "two runs")
+    number = array(results)
+    assert f"Cancelled 2 jobs: {number}_0 {number}_1" in command("cancel", results)
+    wait_for(lambda: not alive(number), "their end")
+    assert [run.recorded_status().state for run in folders(results).values()] == ["interrupted"] * 2
+    assert f"its Slurm job {number}_0 was cancelled" in command("status", results)
+    assert "No job of" in command("cancel", results)
+    (results / "go").touch()
+    code, output = sweep(results, "report=null")
+    assert code == 0, output
+    assert "Submitted 2 of 2 runs" in output
+    assert all(run.recorded_status().attempt == 2 for run in folders(results).values())
+
+
+def test_a_queued_job_runs_the_code_of_its_submission(results):
+    checkout = results / "checkout"
+    for name in ("pose_lab", "tests/runs/fake", "experiments", "sweeps"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests", "tests/runs"):
+        (checkout / name / "__init__.py").touch()
+    gate = results / "gate"
+    hold = f"machine.cluster.setup=['while [ ! -e {gate} ]; do sleep 0.1; done']"
+    with begin(results, "report=null", hold, root=checkout) as process:
+        wait_for(lambda: list((results / FOLDER / ".slurm").glob("*.json")), "the submission")
+        (checkout / "pose_lab" / "runs" / "folder.py").write_text("raise SystemExit('edited after the submission')")
+        gate.touch()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert all(run.status().state == "finished" for run in folders(results).values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["machine.cluster.partition=fast"], "Slurm refused the jobs, nothing was submitted. .*partition"),
+        (["hydra.launcher.gpus_per_node=5"], "nothing was submitted. .*node configuration is not available"),
+        (["+machine.cluster.options.reservation=none"], "nothing was submitted. .*reservation"),
+        (["hydra.launcher.nodes=0"], "hydra.launcher.nodes=0: it is at least 1"),
+        (["data.root=/missing"], "data.root=/missing is no data set"),
+    ],
+)
+def test_what_slurm_refuses_is_one_message_and_nothing_is_submitted(results, overrides, message):
+    code, output = sweep(results, *overrides)
+    assert code == 1
+    assert re.search(message, output), output
+    assert "Traceback" not in output
+    assert not list(results.glob("*/*/.slurm/*.json"))
+    assert not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+
+
+def test_without_slurm_the_launcher_says_so(tmp_path):
+    code, output = sweep(tmp_path, PATH="/nowhere")
+    assert code == 1
+    assert "hydra/launcher=slurm needs Slurm's commands" in output
+    assert "Traceback" not in output
+
+
+def test_a_controller_that_is_gone_stops_the_submission(results, tmp_path):
+    conf = tmp_path / "elsewhere.conf"
+    lines = Path(os.environ["SLURM_CONF"]).read_text().splitlines()
+    conf.write_text("\n".join("SlurmctldPort=1" if line.startswith("SlurmctldPort") else line for line in lines))
+    for name in ("gres", "cgroup"):
+        shutil.copy(Path(os.environ["SLURM_CONF"]).with_name(f"{name}.conf"), tmp_path)
+    conf.write_text(conf.read_text() + "\nMessageTimeout=2\n")
+    code, output = sweep(results, SLURM_CONF=str(conf))
+    assert code == 1
+    assert "Traceback" not in output
+    assert "squeue" in output or "sbatch" in output, output
+    assert not list(results.glob("*/*/.slurm/*.json"))
+
+
+def test_a_sweep_folder_that_cannot_be_written_submits_nothing(results):
+    disk = results / "small"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here, so none can be full")
+    try:
+        code, output = sweep(disk)
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+    assert code == 1
+    assert os.strerror(errno.ENOSPC) in output or "the disk is full" in output
+    assert "Traceback" not in output
+    assert not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,194 @@
+"""Real training on a real Slurm: several nodes, preemption, the time limit. KAPAO at its smallest."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pose_lab.runs.checkpoints import LAST
+from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.train import train
+from tests.configs import TINY, composed
+from tests.conftest import ROOT
+from tests.slurm.models import WAITS_AT
+
+SLURM = (
+    "hydra.launcher.cpus_per_task=1",
+    "hydra.launcher.gpus_per_node=1",
+    "hydra.launcher.poll_seconds=0.5",
+    "machine.cluster.setup=['export MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo']",
+    "report=null",
+)
+WAITING = ("method._target_=tests.slurm.models.Waiting", "training.validate_every=2")
+STATELESS = ("method.net._target_=tests.slurm.models.group_normed", "training.epochs=3", "training.limit_batches=1")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def begin(results, cache, launcher, *overrides) -> subprocess.Popen[str]:
+    """Submits one run and waits for it."""
+    places = [f"results={results}", f"machine.cache={cache}", f"hydra/launcher={launcher}", "hydra.mode=MULTIRUN"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pose_lab.run", *TINY, *places, *SLURM, *overrides],
+        cwd=results,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run_folder(results) -> RunFolder:
+    (path,) = results.glob("*/*/*-????????")
+    return RunFolder(path)
+
+
+def ended(process, results) -> RunFolder:
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    folder = run_folder(results)
+    assert folder.status().state == "finished"
+    return folder
+
+
+def wait_for(condition, process, what):
+    deadline = time.monotonic() + 150
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+def job(results) -> str:
+    (record,) = (path for path in results.glob("*/*/.slurm/*.json"))
+    return record.stem
+
+
+def queued_again(number: str) -> bool:
+    listed = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=True).stdout
+    return "Restarts=1" in listed and "JobState=PENDING" in listed
+
+
+def start_now(number: str) -> None:
+    """Slurm holds a requeued job for about two minutes."""
+    subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], check=True)
+    set_time_limit(number, 60)
+
+
+def set_time_limit(number: str, minutes: int) -> None:
+    subprocess.run(["scontrol", "update", f"JobId={number}", f"TimeLimit={minutes}"], check=True)
+
+
+def minutes_used(number: str) -> int:
+    """Whole minutes that a job has run for, under an hour."""
+    command = ["squeue", "--noheader", f"--jobs={number}", "--Format=TimeUsed"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split(":")[-2])
+
+
+def losses(folder) -> list[float]:
+    with open(folder.history) as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file)]
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return torch.load(folder.checkpoints / LAST, weights_only=True)["state_dict"]
+
+
+def assert_equal_weights(folder, other):
+    ours, theirs = weights(folder), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def numbers(folder) -> dict[str, object]:
+    return {name: value for name, value in folder.metrics().items() if name not in ("seconds", "commit")}
+
+
+def test_ranks_on_one_and_two_nodes_train_the_run_of_one(results, cache):
+    one = train(composed(*TINY, *STATELESS, results=results / "one", cache=cache))
+    (results / "two").mkdir()
+    (results / "four").mkdir()
+    two = ["hydra.launcher.gpus_per_node=2", "hydra.launcher.tasks_per_node=2"]
+    with begin(results / "two", cache, "slurm_node", *STATELESS, *two) as on_one_node:
+        pair = ended(on_one_node, results / "two")
+    with begin(results / "four", cache, "slurm_nodes", *STATELESS, *two) as on_two_nodes:
+        four = ended(on_two_nodes, results / "four")
+    assert (pair.metrics()["processes"], four.metrics()["processes"]) == (2, 4)
+    assert one.name.rsplit("-", 1)[1] == pair.name.rsplit("-", 1)[1] == four.name.rsplit("-", 1)[1]
+    assert len(losses(one)) == 3
+    assert losses(pair) == pytest.approx(losses(one), rel=1e-4)
+    assert losses(four) == pytest.approx(losses(one), rel=1e-4)
+    assert four.metrics()["AP"] == pytest.approx(one.metrics()["AP"], abs=0.02)
+
+
+def test_a_preempted_run_is_requeued_and_ends_with_the_same_bits(results, cache):
+    unbroken = train(composed(*TINY, *WAITING, results=results / "unbroken", cache=cache))
+    broken = results / "broken"
+    broken.mkdir()
+    with begin(broken, cache, "slurm", *WAITING) as process:
+        wait_for(lambda: list(broken.glob("*/*/*/waits-0")), process, "the middle of an epoch")
+        important = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"]
+        subprocess.run(important, check=True, stdout=subprocess.DEVNULL)
+        wait_for(lambda: queued_again(job(broken)), process, "the preemption")
+        folder = run_folder(broken)
+        stopped = torch.load(folder.checkpoints / LAST, weights_only=True)
+        assert stopped["global_step"] == WAITS_AT + 1
+        assert folder.status().state == "interrupted"
+        subprocess.run(["scancel", "--partition=high"], check=True)
+        start_now(job(broken))
+        folder = ended(process, broken)
+    assert folder.status().attempt == 2
+    assert_equal_weights(folder, unbroken)
+    assert numbers(folder) == numbers(unbroken)
+    assert folder.predictions.read_text() == unbroken.predictions.read_text()
+    assert "stopped by SIGTERM" in folder.log.read_text()
+
+
+@pytest.mark.timeout(600)  # Slurm looks at time limits every half minute
+def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
+    ranks = ["hydra.launcher.gpus_per_node=2", "hydra.launcher.tasks_per_node=2", *WAITING]
+    whole, broken = results / "whole", results / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    with begin(broken, cache, "slurm_node", *ranks, "hydra.launcher.signal_seconds=60") as process:
+        wait_for(lambda: list(broken.glob("*/*/*/waits-1")), process, "the middle of an epoch")
+        set_time_limit(job(broken), minutes_used(job(broken)) + 2)
+        unbroken = two_processes(whole, cache)
+        wait_for(lambda: queued_again(job(broken)), process, "the time limit")
+        assert len(list(run_folder(broken).path.glob("waits-*"))) == 2
+        start_now(job(broken))
+        folder = ended(process, broken)
+    log = folder.log.read_text()
+    assert "stopped by SIGUSR2" in log
+    assert f"requeued as job {job(broken)}, restart 1 of at most 30" in log
+    assert folder.status().attempt == 2
+    assert_equal_weights(folder, unbroken)
+    assert numbers(folder) == numbers(unbroken)
+
+
+def two_processes(results, cache) -> RunFolder:
+    """The same run without Slurm and without an interruption."""
+    places = [f"results={results}", f"machine.cache={cache}"]
+    ranks = ["machine.devices=2", "machine.strategy=ddp", "hydra.mode=RUN"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "pose_lab.run", *TINY, *WAITING, *places, *ranks]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return run_folder(results)
+
+
+def test_a_single_run_by_sbatch_alone(results, cache):
+    overrides = [*TINY, "training.epochs=1", f"results={results}", f"machine.cache={cache}"]
+    options = ["--cpus-per-task=1", "--wait", f"--output={results}/job.txt", f"--chdir={ROOT}"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = ROOT / "slurm" / "train.sbatch"
+    done = subprocess.run(["sbatch", *options, script, *overrides], env=os.environ | {"PATH": path}, check=False)
+    assert done.returncode == 0, (results / "job.txt").read_text()
+    assert run_folder(results).status().state == "finished"
