@@ -1,6 +1,8 @@
 """The command `pose_lab.evaluate`: official numbers from everybody's results files, and clear words on bad ones."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from pose_lab import evaluate
+from pose_lab.data import results
 from pose_lab.data.annotations import ReadingRules, load_annotations
 from pose_lab.data.results import PART_FIELDS
 from pose_lab.skeletons import COCO, CROWDPOSE
@@ -73,6 +76,28 @@ def test_what_was_ignored_is_named(truth: Path, records: list[dict], stored: Cal
     assert " 1 results of images without annotations" in printed
     assert " 1 results of another category than person" in printed
     assert "detections beyond the 20 best of a picture" in printed
+
+
+def test_dropping_on_the_way_what_cannot_count_changes_nothing(
+    truth: Path, records: list[dict], stored: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch
+):
+    levels = np.random.default_rng(0).integers(0, 5, 40 * len(records)) / 4
+    many = [records[n % len(records)] | {"score": score} for n, score in enumerate(levels.tolist())]
+    path, kept = stored(many), {}
+    for start in (1 << 16, 1):
+        monkeypatch.setattr(results, "SURPLUS_FROM", start)
+        monkeypatch.setattr(results, "RECORDS_AT_A_TIME", 64)
+        out = tmp_path / f"{start}.npz"
+        arguments = ("metric=coco", "by=keypoint", f"matches={out}")
+        printed = run(capsys, f"gt={truth}", f"dt={path}", *arguments)
+        with np.load(out) as matches:
+            kept[start] = (printed, matches["record"].tolist(), matches["person"].tolist())
+    assert kept[1] == kept[1 << 16]
+    assert len(kept[1][1]) < len(many)
+    annotations = load_annotations(truth, ReadingRules(COCO), tmp_path / "cache")
+    few = results.read_results(path, annotations, COCO, most=20)
+    assert len(few.records) + few.surplus == len(many)
+    assert few.surplus > 0
 
 
 def test_tables_by_keypoint_and_by_people(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -345,3 +370,17 @@ def test_two_files_of_one_picture_are_refused(truth: Path, tmp_path: Path, capsy
         (tmp_path / "dt" / name).write_text("[]")
     error = fails(capsys, f"gt={truth}", f"dt={tmp_path / 'dt'}", "metric=coco")
     assert "are of the same picture" in error
+
+
+@pytest.mark.parametrize("command", ["pose_lab.evaluate", "pose_lab.data.check"])
+def test_the_help_waits_for_no_heavy_library(command: str):
+    code = (
+        "import atexit, runpy, sys\n"
+        "heavy = {'torch', 'lightning', 'torchmetrics', 'matplotlib'}\n"
+        "atexit.register(lambda: print(heavy & set(sys.modules), file=sys.stderr))\n"
+        "sys.argv[1:] = ['--help']\n"
+        f"runpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "python -m " + command in done.stdout
+    assert done.stderr == "set()\n"

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO
 
+import rich.progress
+from rich.console import Console
+
 CHUNK = 1 << 20  # characters that are read at once
+LONG = 1 << 26  # bytes from which a file's progress is shown on a terminal
 LARGEST = 1 << 24  # characters that one element may have
 _SPACE = " \t\r\n"
 _IN_NUMBERS = ".eE"  # where the parser stops if the rest of a number is missing
@@ -22,11 +27,20 @@ def list_elements(path: Path, expected: str) -> Iterator[Any]:
         ValueError: if the file is cut off, is not JSON, or holds something else than a list; the message has the
             element's index.
     """
-    with path.open(encoding="utf-8-sig") as file:
+    with _opened(path) as file:
         try:
             yield from _Reader(path, file, expected).elements()
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def _opened(path: Path) -> AbstractContextManager[TextIO]:
+    """The file's text; of a long file the progress is shown while it is read, if a person looks on."""
+    console = Console(stderr=True)
+    quiet = not console.is_terminal or path.stat().st_size < LONG
+    return rich.progress.open(
+        path, "r", encoding="utf-8-sig", description=path.name, console=console, transient=True, disable=quiet
+    )
 
 
 class _Reader:

@@ -16,7 +16,8 @@ annotation file. Every error names the record. A file is read in pieces: its num
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pose_lab.data.json_stream import list_elements
+from pose_lab.ops.oks import best_of_images
 from pose_lab.poses import Annotations, Predictions
 from pose_lab.skeletons import Skeleton
 
@@ -46,6 +48,7 @@ EXPECTED = (
     "a list of records with image_id, keypoints and score; for mmpose's files of single pictures give their folder"
 )
 RECORDS_AT_A_TIME = 1 << 12
+SURPLUS_FROM = 1 << 16  # records that are kept before those that cannot count are dropped
 UnknownImages = Literal["error", "skip"]
 Record = dict[str, Any]
 
@@ -60,6 +63,7 @@ class Results:
         records: (P,) int64, the index of each person's record in the file.
         annotation_ids: (P,) int64, the annotated person that the record names, -1 for none.
         part_scores: (P,) float64 by part, for the parts that have scores of their own in every record.
+        surplus: how many people were dropped on reading, each beyond the best of its image.
     """
 
     predictions: Predictions
@@ -67,10 +71,15 @@ class Results:
     records: NDArray[np.int64]
     annotation_ids: NDArray[np.int64]
     part_scores: dict[str, Tensor]
+    surplus: int = 0
 
 
 def read_results(
-    path: Path, annotations: Annotations, skeleton: Skeleton, unknown_images: UnknownImages = "error"
+    path: Path,
+    annotations: Annotations,
+    skeleton: Skeleton,
+    unknown_images: UnknownImages = "error",
+    most: int | None = None,
 ) -> Results:
     """Reads a results file, or a folder of them, and checks every record.
 
@@ -79,6 +88,8 @@ def read_results(
         annotations: of the images that the results are about.
         skeleton: whose keypoints every record must have.
         unknown_images: whether records of images without annotations are an error or left out and counted.
+        most: how many people of an image can count, the best by `score`. Of a large file others are dropped on the
+            way, so that its size does not fill the memory; they are checked and counted like all.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -87,14 +98,15 @@ def read_results(
     if not path.exists():
         raise FileNotFoundError(f"results {path} do not exist")
     records = _folder_records(path) if path.is_dir() else _file_records(path)
-    reader = _Reader(path, annotations, skeleton, unknown_images)
-    numbered = enumerate(records)
-    while piece := list(islice(numbered, RECORDS_AT_A_TIME)):
-        reader.read(piece)
+    reader = _Reader(path, annotations, skeleton, unknown_images, most)
+    with closing(records):  # an error ends the display of progress before it is told
+        numbered = enumerate(records)
+        while piece := list(islice(numbered, RECORDS_AT_A_TIME)):
+            reader.read(piece)
     return reader.results()
 
 
-def _file_records(path: Path) -> Iterator[Record]:
+def _file_records(path: Path) -> Generator[Record]:
     for n, record in enumerate(list_elements(path, EXPECTED)):
         if not isinstance(record, dict):
             raise ValueError(f"{path}: record {n} is {_kind(record)}, expected an object")
@@ -111,7 +123,7 @@ def _kind(value: Any) -> str:
     return "null" if value is None else "a number"
 
 
-def _folder_records(folder: Path) -> Iterator[Record]:
+def _folder_records(folder: Path) -> Generator[Record]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise ValueError(f"{folder} holds no .json file")
@@ -157,8 +169,16 @@ def _as_record(file: Path, n: int, person: Record) -> Record:
 class _Reader:
     """Collects the numbers of records, some at a time."""
 
-    def __init__(self, path: Path, annotations: Annotations, skeleton: Skeleton, unknown_images: UnknownImages) -> None:
+    def __init__(
+        self,
+        path: Path,
+        annotations: Annotations,
+        skeleton: Skeleton,
+        unknown_images: UnknownImages,
+        most: int | None,
+    ) -> None:
         self.path, self.annotations, self.skeleton, self.unknown_images = path, annotations, skeleton, unknown_images
+        self.most, self.surplus, self.drop_at = most, 0, SURPLUS_FROM
         self.rows_by_id = {image: row for row, image in enumerate(annotations.image_ids.tolist())}
         self.rows_by_name = _rows_by_name(annotations)
         self.record_of_id: dict[int, int] = {}
@@ -182,6 +202,17 @@ class _Reader:
         scores = self._numbers([(n, [record["score"]]) for n, record in known], "score", 1)
         parts = [self._part_scores(known, field) for field in PART_SCORES.values()]
         self.pieces.append((indices, keypoints.reshape(len(known), -1, 3), np.concatenate([scores, *parts], 1)))
+        if self.most is not None and sum(len(piece[0]) for piece in self.pieces) >= self.drop_at:
+            self._drop_surplus(self.most)
+
+    def _drop_surplus(self, most: int) -> None:
+        """Keeps the best of each image so far, in file order: whoever is beyond them now stays beyond them."""
+        indices, keypoints, scores = (np.concatenate([piece[at] for piece in self.pieces]) for at in range(3))
+        best = best_of_images(torch.from_numpy(indices[:, 0]), torch.from_numpy(scores[:, 0]), most)
+        kept = np.sort(best.numpy())
+        self.pieces = [(indices[kept], keypoints[kept], scores[kept])]
+        self.surplus += len(indices) - len(kept)
+        self.drop_at = 2 * len(kept) + SURPLUS_FROM  # at least half as many are new each time
 
     def results(self) -> Results:
         """All that was kept, by image."""
@@ -213,6 +244,7 @@ class _Reader:
             records=indices[:, 1],
             annotation_ids=indices[:, 2],
             part_scores={part: values for part, values in parts.items() if len(values) and values.isfinite().all()},
+            surplus=self.surplus,
         )
 
     def _refuse_repeated_ids(self, people: Sequence[tuple[int, Record]]) -> None:

@@ -22,12 +22,12 @@ from pose_lab.metrics.oks_ap import (
     SIZE_RANGES,
     THRESHOLDS,
     OKSAveragePrecision,
-    best_of_images,
     extents,
     people_per_image,
     sets_of_images,
 )
 from pose_lab.metrics.parts import PartsAveragePrecision, indices_of, shows_part
+from pose_lab.ops.oks import best_of_images
 from pose_lab.poses import Annotations
 from pose_lab.runs.files import write_file
 
@@ -59,7 +59,8 @@ def evaluate(protocol: Protocol) -> Evaluation:
         raise ValueError(f"{protocol.annotations}: nobody counts in the evaluation (no person with labelled keypoints)")
     if "crowd_index" in protocol.by and np.isnan(annotations.crowd_index).all():
         raise ValueError(f"by=crowd_index: the pictures of {protocol.annotations} have no crowd index")
-    results = read_results(protocol.results, annotations, skeleton, settings["unknown_images"])
+    most = None if skeleton.parts else settings["max_detections"]  # parts rank by scores of their own
+    results = read_results(protocol.results, annotations, skeleton, settings["unknown_images"], most)
     tables = {}
     if skeleton.parts:
         parts = _evaluated_parts(annotations, results, protocol)
@@ -122,7 +123,8 @@ class _TakingPart:
         rows = np.ones(len(results.records), dtype=bool) if rows is None else rows
         scores = results.predictions.scores if scores is None else scores
         kept = best_of_images(results.predictions.image_index[rows], scores[rows], metric.max_detections)
-        return cls(results.records[rows][kept.numpy()], int(rows.sum()) - len(kept), int((~rows).sum()))
+        beyond = results.surplus + int(rows.sum()) - len(kept)
+        return cls(results.records[rows][kept.numpy()], beyond, int((~rows).sum()))
 
 
 def _ignored(

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import pose_lab.conf
-from pose_lab.data.annotations import ReadingRules
+from pose_lab.data.rules import ReadingRules
 from pose_lab.skeletons import Skeleton, skeleton
 
 CONF = Path(next(iter(pose_lab.conf.__path__)))

@@ -18,6 +18,7 @@ from pose_lab.ops.oks import (
     Curves,
     Pairs,
     People,
+    best_of_images,
     greedy_match,
     keypoint_similarity,
     pair_up,
@@ -313,19 +314,6 @@ class OKSAveragePrecision(Metric):
         evaluated[image_of_row.numpy()] = True
         rows = kept[order]
         return _Detections(image_index[order], rows, joined(self.scores)[rows], joined(self.areas)[rows]), evaluated
-
-
-def best_of_images(image_index: Tensor, scores: Tensor, limit: int) -> Tensor:
-    """The rows of the best detections of each image, by image, best first; of equal scores the earlier row.
-
-    Args:
-        image_index: (P,) int64.
-        scores: (P,).
-        limit: how many are kept of an image.
-    """
-    best_first = torch.argsort(scores, descending=True, stable=True)
-    order = best_first[torch.argsort(image_index[best_first], stable=True)]
-    return order[rank_within(image_index[order]) < limit]
 
 
 def extents(keypoints: Tensor) -> Tensor:

@@ -62,6 +62,19 @@ def rank_within(groups: Tensor) -> Tensor:
     return _rows(groups) - torch.searchsorted(groups, groups)
 
 
+def best_of_images(image_index: Tensor, scores: Tensor, limit: int) -> Tensor:
+    """The rows of the best detections of each image, by image, best first; of equal scores the earlier row.
+
+    Args:
+        image_index: (P,) int64.
+        scores: (P,).
+        limit: how many are kept of an image.
+    """
+    best_first = torch.argsort(scores, descending=True, stable=True)
+    order = best_first[torch.argsort(image_index[best_first], stable=True)]
+    return order[rank_within(image_index[order]) < limit]
+
+
 @dataclass(frozen=True)
 class People:
     """Annotated people, as the similarity needs them.

@@ -89,6 +89,20 @@ def test_an_element_without_end_is_refused_before_it_fills_the_memory(file: Path
         list(list_elements(file, EXPECTED))
 
 
+def test_the_progress_of_a_long_file_is_shown_on_a_terminal(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    file.write_text(json.dumps(list(range(1000))))
+    monkeypatch.setattr(json_stream, "LONG", 1000)
+    assert list(list_elements(file, EXPECTED)) == list(range(1000))
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    assert list(list_elements(file, EXPECTED)) == list(range(1000))
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert file.name in output.err
+
+
 def test_the_memory_is_that_of_a_piece(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(json_stream, "CHUNK", 1 << 12)
     file.write_text(json.dumps([{"keypoints": [0.5] * 51}] * 5000))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pose_lab.data import annotations as reading
 from pose_lab.data.annotations import ReadingRules, load_annotations
+from pose_lab.data.check.sources import guessed
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
 from pose_lab.runs.train import build
 from pose_lab.skeletons import COCO, FLIC, HALPE26, HALPE136, LSP, MPII, POSETRACK18, WHOLEBODY, skeleton
@@ -371,6 +372,7 @@ def test_leeds_sports_pose(tmp_path):
     for number in range(1, 7):
         picture(tmp_path / f"root/images/im{number:04}.jpg")
     module = opened("lsp", tmp_path / "root", tmp_path / "cache")
+    assert guessed(tmp_path / "root").how == "guessed data=lsp: its files are where it expects them"
     assert module.train_annotations.file_names.tolist() == [b"im0001.jpg", b"im0002.jpg", b"im0003.jpg"]
     assert module.val_annotations.image_ids.tolist() == [4, 5, 6]
     keypoints = module.val_annotations.keypoints
@@ -393,6 +395,7 @@ def test_extended_leeds_sports_pose(tmp_path):
     np.testing.assert_allclose(keypoints[..., :2], joints[:, :2].transpose(2, 0, 1) - 0.5, rtol=1e-6)
     with pytest.raises(ValueError, match="has the parts train; `part` is test"):
         opened("lspet", tmp_path / "root", tmp_path / "cache", **{"val.part": "test"})
+    assert guessed(tmp_path / "root").how == "guessed data=lspet: its files are where it expects them"
 
 
 def flic_example(number, train):

@@ -17,11 +17,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pose_lab.data.check import plots
-from pose_lab.data.check.findings import Findings, look_at
-from pose_lab.data.check.sources import Part, Source, guessed, named
+if TYPE_CHECKING:  # imported below where they are needed: the help is there at once
+    from pose_lab.data.check.findings import Findings
+    from pose_lab.data.check.sources import Part, Source
 
 _NAMED = 3  # how many ids or files a line names
 _WIDTH = 80
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    from pose_lab.data.check.sources import guessed, named
+
     try:
         root, settings, overrides = _parsed(arguments)
         source = named(settings["data"], root, overrides) if settings["data"] else guessed(root)
@@ -68,6 +70,9 @@ def _parsed(arguments: Sequence[str]) -> tuple[Path, dict[str, str], list[str]]:
 
 
 def _check(root: Path, source: Source, decode: bool, out: Path | None) -> None:
+    from pose_lab.data.check import plots
+    from pose_lab.data.check.findings import look_at
+
     print(f"{root}: {source.how}")
     if out:
         out.mkdir(parents=True, exist_ok=True)

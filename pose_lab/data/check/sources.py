@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pose_lab.data.layouts import LAYOUTS
 from pose_lab.data.module import PoseDataModule
 from pose_lab.data.rules import ReadingRules
 from pose_lab.skeletons import SKELETONS, Skeleton
@@ -70,9 +71,11 @@ def guessed(root: Path) -> Source:
         raise FileNotFoundError(f"{root} is no folder")
     fitting = {name: parts for name in names() if (parts := _parts(_module(name, root)))}
     if fitting:
-        first, *others = fitting
+        name = _first_readable(fitting)
+        files = {part.annotations for part in fitting[name]}
+        others = [other for other in fitting if files.isdisjoint(part.annotations for part in fitting[other])]
         also = f"; the files of {', '.join(others)} are there too" if others else ""
-        return Source(f"guessed data={first}: its files are where it expects them{also}", tuple(fitting[first]))
+        return Source(f"guessed data={name}: its files are where it expects them{also}", tuple(fitting[name]))
     like_coco = tuple(_files_like_coco(root))
     if not like_coco:
         raise ValueError(
@@ -80,6 +83,23 @@ def guessed(root: Path) -> Source:
             "layout with its pictures. Give data=NAME to hear what is missing"
         )
     return Source("guessed: files in COCO's layout; skeletons by their number of keypoints", like_coco)
+
+
+def _first_readable(fitting: dict[str, list[Part]]) -> str:
+    """The first; of several that share annotation files (LSP and its extended set) the first that can read them."""
+    first = next(iter(fitting))
+    files = {part.annotations for part in fitting[first]}
+    same = [name for name, parts in fitting.items() if files == {part.annotations for part in parts}]
+    return first if len(same) == 1 else next(filter(lambda name: _reads(fitting[name]), same), first)
+
+
+def _reads(parts: list[Part]) -> bool:
+    try:
+        for part in parts:
+            LAYOUTS[part.rules.layout](part.annotations, part.rules)
+    except (ValueError, RuntimeError):  # the latter where SciPy is missing, which is told on reading
+        return False
+    return True
 
 
 def names() -> list[str]:
