@@ -55,6 +55,7 @@ def find(arguments: Sequence[str]) -> tuple[Path, Mapping[str, Any] | None]:
         raise FileNotFoundError(f"{arguments[0]} is no folder of a sweep, nor an argument such as experiment=NAME")
     if len(arguments) == 1 and Path(arguments[0]).is_dir():
         return Path(arguments[0]), None
+    arguments = [argument for argument in arguments if argument not in ("-m", "--multirun")]
     swept = [override.is_sweep_override() for override in OverridesParser.create().parse_overrides(list(arguments))]
     single = [argument for argument, is_swept in zip(arguments, swept, strict=True) if not is_swept]
     with initialize_config_module("pose_lab.conf", version_base="1.3"):

@@ -175,6 +175,9 @@ def load(net: CSPPose, weights: Weights) -> str:
         ValueError: they are another method's, of another number of keypoints, or do not fit; the network is untouched.
     """
     found = architecture(weights)
+    head = f"model.{len(net.model) - 1}.m.0.weight"
+    if head in weights.tensors and weights.tensors[head].shape == net.state_dict()[head].shape:
+        return fill(net, weights)  # of K keypoints with confidences, too, which no number of outputs alone tells apart
     if found.num_keypoints is None:
         return _load_trunk(net, weights)
     if found.num_keypoints != net.num_keypoints:

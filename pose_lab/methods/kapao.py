@@ -22,7 +22,6 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pose_lab.checkpoints import kapao as published
-from pose_lab.checkpoints.filling import fill
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.base import PoseMethod
 from pose_lab.methods.kapao_scene import scene
@@ -594,6 +593,8 @@ def fuse(
     if not len(keypoints) or not len(centres):
         return keypoints, unfused
     slots = _slots(keypoints, pose_image, found)
+    if not slots.shape[1]:  # the poses and the objects are in different pictures
+        return keypoints, unfused
     nowhere, nobody = keypoints[..., 0].numel(), len(centres)  # the last slot, of no pose; the last taker, no object
     number = torch.arange(nobody, device=slots.device)
 
@@ -714,8 +715,8 @@ class Kapao(PoseMethod):
         return published.config_changes(published.architecture(weights), net)
 
     def load_weights(self, weights: Weights) -> str:
-        """All of KAPAO's, or the trunk of a YOLOv5 detector's."""
-        return fill(self.net, weights) if self.net.keypoint_confidence else published.load(self.net, weights)
+        """All of KAPAO's, or the trunk of a YOLOv5 detector's or of a network with or without confidences."""
+        return published.load(self.net, weights)
 
     def make_metrics(self, annotations: Annotations) -> list[Metric]:
         """Average precision, and how often fusion replaces keypoints."""

@@ -75,5 +75,8 @@ def check(cfg: DictConfig) -> None:
             raise ValueError(f"{key} is {value!r}, but must be {number}")
     if cfg.training.evaluate not in CHECKPOINTS:
         raise ValueError(f"training.evaluate is {cfg.training.evaluate!r}; there are: {', '.join(CHECKPOINTS)}")
+    if cfg.training.evaluate == "best" and 0 < cfg.training.epochs < cfg.training.validate_every:
+        ends = f"training.epochs={cfg.training.epochs} must reach training.validate_every={cfg.training.validate_every}"
+        raise ValueError(f"training.evaluate=best takes the best of some evaluations: {ends}")
     if not cfg.training.epochs and cfg.checkpoint is None:
         raise ValueError("training.epochs=0 only evaluates, and there are no weights yet: add checkpoint=FILE")

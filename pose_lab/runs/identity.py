@@ -70,8 +70,9 @@ def trained_by(cfg: DictConfig) -> DictConfig | None:
     Raises:
         ValueError: `weights_of` names a key that the config does not have, or one of the data.
     """
+    evaluates_a_file = OmegaConf.select(cfg, "training.epochs") == 0
     changes = OmegaConf.to_container(cfg.weights_of, resolve=True) if cfg.get("weights_of") else None
-    if not changes:
+    if not changes or evaluates_a_file:
         return None
     trains = copy.deepcopy(cfg)
     for key, value in cast(dict[str, Any], changes).items():

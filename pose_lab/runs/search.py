@@ -109,10 +109,13 @@ def search(trainer: Trainer, method: PoseMethod, settings: Search, folder: RunFo
     start: Point = tuple(getattr(configured, name) for name in settings.values)
     for _, point in settings.alone(start):
         with_values(point)  # refuses what is out of range before the network sees a picture
-    stored = StoredCandidates(folder.path / "candidates" / f"rank{trainer.global_rank}")
+    place = (
+        f"{trainer.global_rank}-of-{trainer.world_size}"  # another number of processes shares the pictures otherwise
+    )
+    stored = StoredCandidates(folder.path / "candidates" / place)
     table = Table(folder.search, list(settings.values), trainer.is_global_zero)
     try:
-        if not stored.complete:
+        if not trainer.strategy.reduce_boolean_decision(stored.complete, all=True):
             method.inference = replace(configured, **settings.stored_with)
             _store(trainer, method, stored)
 

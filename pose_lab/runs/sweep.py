@@ -169,7 +169,7 @@ class Sweep:
             if process.poll() is None:
                 continue
             del self._children[slot]
-            if process.returncode < 0:
+            if process.returncode:
                 _signal_group(process, signal.SIGKILL)  # its loader workers and other ranks
             self._judge(job, process)
             if job.state == "elsewhere":

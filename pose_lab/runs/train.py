@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import platform
 import warnings
@@ -16,6 +17,7 @@ from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 import pose_lab
@@ -34,12 +36,8 @@ from pose_lab.runs.timing import latency
 from pose_lab.runs.wandb import Wandb
 from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
 
-LABELS = (
-    "name",
-    "about",
-    "published_batch",
-    "published_inference",
-)  # keys of `method` that only people, reports and recipes read
+# keys of `method` that are no arguments: people, reports and recipes read them
+LABELS = ("name", "about", "published_batch", "published_inference")
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -49,8 +47,8 @@ def fingerprint(cfg: DictConfig) -> str:
         ValueError, OSError: the run's config, data or weights are wrong.
     """
     check(cfg)
-    _method(cfg)  # what is wrong with it is found before any data are made
-    return _fingerprint(cfg, build(cfg.data))
+    whole, _ = _method(cfg)  # what is wrong with it is found before any data are made
+    return _fingerprint(whole, build(cfg.data))
 
 
 def prepare(cfg: DictConfig) -> str:
@@ -67,7 +65,7 @@ def device(cfg: DictConfig) -> str:
     places: dict[str, Any] = {"accelerator": machine.accelerator, "devices": machine.devices}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     _quiet()
-    trainer = Trainer(**places, num_nodes=machine.nodes, strategy=machine.strategy, **quiet)
+    trainer = _made(**places, num_nodes=machine.nodes, strategy=machine.strategy, **quiet)
     return f"{device_name(trainer)}, {cfg.training.precision}"
 
 
@@ -77,8 +75,12 @@ def logs(cfg: DictConfig) -> str:
     return logger.destination()
 
 
-def _fingerprint(cfg: DictConfig, data: PoseDataModule) -> str:
-    return data.fingerprint() + (f"-{weights_fingerprint(cfg.checkpoint)}" if cfg.checkpoint is not None else "")
+def _fingerprint(whole: DictConfig, data: PoseDataModule) -> str:
+    """Of the data, of the weights to start from, and of what these made of the config."""
+    if whole.checkpoint is None:
+        return data.fingerprint()
+    method = hashlib.sha256(repr(deciding(whole)["method"]).encode()).hexdigest()
+    return f"{data.fingerprint()}-{weights_fingerprint(whole.checkpoint)}-{method}"
 
 
 def _method(cfg: DictConfig) -> tuple[DictConfig, PoseMethod]:
@@ -125,7 +127,7 @@ def train(cfg: DictConfig) -> RunFolder:
     if cfg.machine.threads:
         torch.set_num_threads(cfg.machine.threads)
     data: PoseDataModule = build(cfg.data)
-    content = _fingerprint(cfg, data)
+    content = _fingerprint(whole, data)
     folder, run_id = RunFolder(run_folder(cfg, content)), identity(cfg, content)
     if folder.status().state == "finished":
         print(f"finished before: {folder.path} (delete the folder to train again)", flush=True)
@@ -208,7 +210,7 @@ def _trainer(
     cfg: DictConfig, folder: RunFolder, checkpoints: Checkpoints, logger: Logger | None, pictures: Pictures
 ) -> Trainer:
     training, machine = cfg.training, cfg.machine
-    return Trainer(
+    return _made(
         default_root_dir=folder.path,
         accelerator=machine.accelerator,
         devices=machine.devices,
@@ -229,6 +231,14 @@ def _trainer(
         enable_model_summary=False,
         log_every_n_steps=training.log_every,
     )
+
+
+def _made(**settings: Any) -> Trainer:
+    """A trainer; Lightning's own exception about devices that are not there is no ValueError."""
+    try:
+        return Trainer(**settings)
+    except MisconfigurationException as error:
+        raise ValueError(f"machine.accelerator, devices or strategy cannot be used here: {error}") from error
 
 
 def _restore(method: PoseMethod, checkpoint: Path) -> dict[str, int]:

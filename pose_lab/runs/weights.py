@@ -78,8 +78,16 @@ def fitted(cfg: DictConfig) -> DictConfig:
     for key, value in changes.items():
         OmegaConf.update(cfg, f"method.net.{key}", value)
     if cfg.checkpoint_network == "file" and not cfg.training.epochs and not weights.own:
-        cfg.method.inference.update(cfg.method.get("published_inference") or {})
+        _as_published(cfg)
     return cfg
+
+
+def _as_published(cfg: DictConfig) -> None:
+    """Sets the inference that weights were published with, but for what the experiment itself varies."""
+    varied = set(cfg.get("weights_of") or ())
+    for key, value in (cfg.method.get("published_inference") or {}).items():
+        if f"method.inference.{key}" not in varied:
+            cfg.method.inference[key] = value
 
 
 def load_weights(method: PoseMethod, path: str | Path) -> str:

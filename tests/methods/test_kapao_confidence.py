@@ -108,3 +108,12 @@ def test_a_mirrored_pass_exchanges_the_confidences_of_left_and_right():
 def test_a_method_with_confidences_predicts(people):
     predictions = kapao(CROWDPOSE, confident_net).eval().predict(batch(K, people, 1))
     assert predictions.keypoint_scores.shape[1:] == (K,)
+
+
+def test_poses_and_objects_of_different_pictures_leave_each_other_alone():
+    rows = torch.stack([pose_row(0.8, 0.75), keypoint_row(0, 0.9)])
+    sizes, maps = FRAME.expand(2, 2), MAPS.expand(2, 2, 3)
+    people = find_people(rows, torch.tensor([0, 1]), K, maps, sizes, inference())
+    assert len(people) == 1
+    people = find_people(rows[:, : 3 * K + 6], torch.tensor([0, 1]), K, maps, sizes, inference())
+    assert people.keypoint_scores.eq(0).all()

@@ -11,6 +11,7 @@ WRONG = [
     ("training.epochs=-1", "training.epochs is -1, but must be a whole number from 0 on"),
     ("training.epochs=true", "training.epochs is True, but must be a whole number"),
     ("training.limit_batches=0", "training.limit_batches is 0, but must be a whole number from 1 on, or null"),
+    ("latency=0", "latency is 0, but must be a whole number from 1 on, or null"),
     ("seed=", "seed is '', but must be a whole number from 0 to 4294967295"),
     ("seed=1.5", "seed is 1.5, but must be a whole number"),
     ("seed=4294967296", "seed is 4294967296, but must be a whole number"),
@@ -21,6 +22,10 @@ WRONG = [
     ("method.optimisation.lr=nan", "optimisation.lr is nan, but must be a number from 0 on"),
     ("method.optimisation.optimiser=Best", "optimisation.optimiser is 'Best', which is no class of torch.optim"),
     ("data.settings.train_images=0", "train_images=0 is below 1"),
+    (
+        "training={evaluate: best, epochs: 2, validate_every: 3}",
+        "training.epochs=2 must reach training.validate_every=3",
+    ),
     ("data.image_size=65", "data.image_size 65 is no multiple of"),
 ]
 

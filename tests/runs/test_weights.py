@@ -105,8 +105,8 @@ def test_every_format_of_the_same_weights_gives_the_same_result(published, tmp_p
 
 
 def test_the_content_of_the_file_is_part_of_the_run(published, tmp_path, cache):
-    def folder(*changes):
-        cfg = composed(*PUBLISHED, *changes, results=tmp_path, cache=cache)
+    def folder(*changes, base=PUBLISHED):
+        cfg = composed(*base, *changes, results=tmp_path, cache=cache)
         return run_folder(cfg, fingerprint(cfg))
 
     copy = tmp_path / "copy.pt"
@@ -114,7 +114,7 @@ def test_the_content_of_the_file_is_part_of_the_run(published, tmp_path, cache):
     other = save_published(tmp_path / "other.pt", {"model": tiny_net(17, seed=6)})
     assert folder(f"checkpoint={copy}") == folder(f"checkpoint={published}")
     assert folder(f"checkpoint={other}") != folder(f"checkpoint={published}")
-    assert folder() != folder(f"checkpoint={published}")
+    assert folder(base=TINY) != folder(f"checkpoint={published}")
     before = folder(f"checkpoint={copy}")
     shutil.copyfile(other, copy)
     assert folder(f"checkpoint={copy}") == folder(f"checkpoint={other}") != before
@@ -196,3 +196,30 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path, cache):
     assert done.returncode == 1
     assert f"error: {tmp_path / 'page.pt'} is no checkpoint" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_checkpoint_made_of_the_config_is_part_of_the_run(published, tmp_path, cache):
+    found = OmegaConf.to_container(fitted(composed(*PUBLISHED, f"checkpoint={published}")).method.net)
+    ways = ((), ("checkpoint_network=config",), ("method.published_inference.round_boxes=false",))
+    prints = set()
+    for changes in ways:
+        cfg = composed(
+            *PUBLISHED, "training.epochs=0", f"checkpoint={published}", *changes, results=tmp_path, cache=cache
+        )
+        cfg.method.net.update(found)  # so that `config` has nothing to refuse
+        prints.add(fingerprint(cfg))
+    assert len(prints) == len(ways)
+
+
+def test_an_experiment_about_published_inference_varies_it(published):
+    changes = ("training.epochs=0", "weights_of={method.inference.mapping: exact}", f"checkpoint={published}")
+    cfg = fitted(composed(*PUBLISHED, *changes))
+    assert cfg.method.inference.mapping == "exact"
+    assert cfg.method.inference.clip_keypoints == "first_two"
+
+
+def test_cells_that_evaluate_a_file_need_no_run_that_trains(published, tmp_path, cache):
+    changes = ("weights_of={method.inference.fusion: true}", "method.inference.fusion=false")
+    folder = evaluated(published, tmp_path, cache, *changes)
+    assert folder.metrics()["weights"] == "checkpoint"
+    assert len(list(folder.path.parent.glob("*/config.yaml"))) == 1
