@@ -10,7 +10,7 @@ from pose_lab.runs import launcher, resolvers, search_path, slurm_launcher
 
 # a KAPAO small enough to train some steps in a second
 TINY = (
-    "method.net.width=0.0625",
+    "method.net.width=0.125",
     "method.inference.pose_confidence=0",  # else the untrained network finds nobody, and nothing is compared
     "data.image_size=64",
     "data.batch_size=4",

@@ -170,7 +170,7 @@ def test_annotations_of_a_part_are_copied_once(root, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "choices"),
-    [("bad_records", "error, skip"), ("bad_images", "error, skip"), ("val_fit", "square, rectangular, demo")],
+    [("bad_records", "error, skip"), ("bad_images", "error, skip"), ("val_fit", "square, rectangular, demo, short")],
 )
 def test_unknown_policy(root, tmp_path, field, choices):
     with pytest.raises(ValueError, match=rf"data\.{field} must be one of {choices}, but it is 'ignore'"):

@@ -14,7 +14,8 @@ from tests.methods.dekr_cases import fixture, net, tiny_net
 
 def weights_of(state):
     """Tensors as if read from a file."""
-    return Weights("memory", "zip", {n: StoredTensor(tuple(t.shape), lambda t=t: t) for n, t in state.items()})
+    tensors = {n: StoredTensor(tuple(t.shape), lambda t=t: t) for n, t in state.items()}
+    return Weights("memory", "zip", tensors, own=False)
 
 
 @pytest.mark.parametrize(
