@@ -27,6 +27,7 @@ from pose_lab.methods.base import PoseMethod
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.metrics.fusion_rate import FusionRate
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
+from pose_lab.ops import warps
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
 from pose_lab.ops.nms import suppress
 from pose_lab.ops.passes import Pass, passes
@@ -767,7 +768,7 @@ class Kapao(PoseMethod):
         """Suppression and fusion: the people found, in pixels of the original images."""
         published = self.inference.mapping == "published"
         shape = batch.images.shape[-2:]
-        to_original = published_map(batch.sizes, shape) if published else _inverted(batch.to_input)
+        to_original = published_map(batch.sizes, shape) if published else warps.invert(batch.to_input)
         found = candidates.rows, candidates.image_index, len(self.skeleton)
         return find_people(*found, to_original, batch.sizes, self.inference)
 
@@ -784,12 +785,6 @@ class Kapao(PoseMethod):
 def _normalised(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 -> 0..1."""
     return images.to(torch.get_default_dtype()) / 255
-
-
-def _inverted(maps: Tensor) -> Tensor:
-    """(B, 2, 3) maps -> their inverses."""
-    linear = torch.linalg.inv(maps[:, :, :2])
-    return torch.cat((linear, -linear @ maps[:, :, 2:]), 2)
 
 
 def published_map(sizes: Tensor, shape: Sequence[int]) -> Tensor:

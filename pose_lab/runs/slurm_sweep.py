@@ -91,11 +91,6 @@ class Watch:
         self._placed: dict[Path, Placed] = {}
         self._entries: dict[str, Entry] = {}
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was ever submitted there."""
-        return not self._placed
-
     def look(self) -> None:
         """Asks Slurm.
 
