@@ -21,18 +21,17 @@ from torch import Tensor
 
 from pose_lab.checkpoints import dekr as published
 from pose_lab.checkpoints.reading import Weights
-from pose_lab.methods.base import PoseMethod
+from pose_lab.methods.bottom_up import BottomUp, predictions
 from pose_lab.methods.dekr_rescoring import Rescoring, fits, pose_features
 from pose_lab.nets.dekr import DEKRNet, Rescorer
 from pose_lab.nets.hrnet import STRIDE
 from pose_lab.ops import warps
+from pose_lab.ops.heatmaps import PIXEL_CENTRE, gaussians, heatmap_loss, inside, loss_mask, to_cells
 from pose_lab.ops.nms import greedy, ranks
 from pose_lab.ops.passes import Pass
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 from pose_lab.skeletons import skeleton as named_skeleton
-
-PIXEL_CENTRE = 0.5
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Targets (section 3.2)
@@ -112,7 +111,7 @@ def joints(people: Instances, to_input: Tensor, labels: Labels) -> Joints:
     points = torch.cat([people.keypoints[..., :2], centres[:, None]], 1)
     return Joints(
         image_index=people.image_index,
-        points=(points - PIXEL_CENTRE) / STRIDE,
+        points=to_cells(points, STRIDE),
         drawn=torch.cat([people.keypoints[..., 2] > 0, centred[:, None]], 1),
         sizes=_sizes(people, maps, labels),
     )
@@ -135,34 +134,14 @@ def heatmaps(people: Joints, shape: tuple[int, int, int], labels: Labels) -> Ten
     Args:
         people: N of them.
         shape: B, h, w.
-        labels: their sigmas; a patch reaches a little over three of them.
+        labels: their sigmas.
     """
-    images, height, width = shape
-    channels = people.drawn.shape[1]
-    maps = people.points.new_zeros(images * channels * height * width)
-    channel = people.image_index[:, None] * channels + torch.arange(channels, device=maps.device)
-    for part, sigma in ((slice(0, -1), labels.sigma), (slice(-1, None), labels.centre_sigma)):
-        _draw(maps, people.points[:, part], people.drawn[:, part], channel[:, part], (height, width), sigma)
-    return maps.view(images, channels, height, width)
-
-
-def _draw(maps: Tensor, points: Tensor, drawn: Tensor, channel: Tensor, size: tuple[int, int], sigma: float) -> None:
-    """Raises flat maps to the Gaussians of points (N, C, 2) in channels (N, C) of height and width `size`."""
-    limits = points.new_tensor(size[::-1])
-    first, end = (points - 3 * sigma - 1).floor(), (points + 3 * sigma + 2).ceil()
-    cells = first[..., None, :] + torch.arange(int(6 * sigma) + 5, device=maps.device)[:, None]  # (N, C, T, 2)
-    shown = (cells >= 0) & (cells < torch.minimum(end, limits)[..., None, :])
-    shown &= (drawn & _inside(points, limits))[..., None, None]
-    near = ((cells - points[..., None, :]).square() / (-2 * sigma**2)).exp() * shown
-    values = near[..., :, None, 1] * near[..., None, :, 0]
-    x, y = cells.where(shown, 0).long().unbind(-1)
-    index = (channel[..., None, None] * size[0] + y[..., :, None]) * size[1] + x[..., None, :]
-    maps.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
-
-
-def _inside(points: Tensor, limits: Tensor) -> Tensor:
-    """(...) whether points (..., 2) in cells lie in a map."""
-    return ((points >= 0) & (points < limits)).all(-1)
+    parts = ((slice(0, -1), labels.sigma), (slice(-1, None), labels.centre_sigma))
+    drawn = [
+        gaussians(people.image_index, people.points[:, part], people.drawn[:, part], shape, sigma)
+        for part, sigma in parts
+    ]
+    return torch.cat(drawn, 1)
 
 
 @dataclass
@@ -194,9 +173,9 @@ def offsets(people: Joints, shape: tuple[int, int, int], labels: Labels) -> Offs
     points, centres = people.points[:, :-1], people.points[:, -1].trunc()  # published: towards zero
     steps = torch.arange(-labels.radius, labels.radius, device=points.device)
     cells = centres[:, None] + torch.cartesian_prod(steps, steps).flip(1)  # (N, C, 2) x, y
-    centred = people.drawn[:, -1] & _inside(centres, limits)
-    here = _inside(cells, limits) & centred[:, None]
-    valid = (people.drawn[:, :-1] & _inside(points, limits))[..., None] & here[:, None]  # (N, K, C)
+    centred = people.drawn[:, -1] & inside(centres, limits)
+    here = inside(cells, limits) & centred[:, None]
+    valid = (people.drawn[:, :-1] & inside(points, limits))[..., None] & here[:, None]  # (N, K, C)
     x, y = cells.where(here[..., None], 0).long().unbind(-1)
     kind = people.image_index[:, None] * num_keypoints + torch.arange(num_keypoints, device=points.device)
     index = (kind[..., None] * height + y[:, None]) * width + x[:, None]
@@ -246,35 +225,9 @@ def _published_owners(
     return valid & (owner[index] == number[:, None, None])
 
 
-def loss_mask(people: Instances, shape: tuple[int, int, int]) -> Tensor:
-    """(B, 1, h, w): 0 in the boxes of crowd regions and of people without keypoints, 1 elsewhere."""
-    images, height, width = shape
-    unlabelled = ~people.labelled.any(1)
-    low, high = (people.boxes.view(-1, 2, 2) - PIXEL_CENTRE).div(STRIDE).unbind(1)
-    x = torch.arange(width, device=low.device)
-    y = torch.arange(height, device=low.device)
-    across = (x >= low[:, :1]) & (x <= high[:, :1])
-    down = (y >= low[:, 1:]) & (y <= high[:, 1:])
-    boxes = (down[:, :, None] & across[:, None] & unlabelled[:, None, None]).to(low)
-    return 1 - low.new_zeros(images, height, width).index_add_(0, people.image_index, boxes).clamp(max=1)[:, None]
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses (section 3.2)
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def heatmap_loss(raw: Tensor, target: Tensor, background: float, mask: Tensor | None) -> Tensor:
-    """Weighted mean squared error of heatmaps (B, K + 1, h, w).
-
-    Args:
-        raw: of the network.
-        target: from `heatmaps`.
-        background: weight where the target is 0; 1 elsewhere.
-        mask: (B, 1, h, w) or (B, K + 1, h, w), factor on the squared error.
-    """
-    errors = (raw.float() - target).square() * torch.where(target > 0, 1.0, background)
-    return (errors if mask is None else errors * mask).mean()
 
 
 def focal_loss(raw: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -578,19 +531,17 @@ class Losses:
     focal: bool
 
 
-class Dekr(PoseMethod):
+class Dekr(BottomUp):
     """DEKR as a method of the laboratory.
 
     Args:
         skeleton: the keypoints, or their name.
         net: makes the network from the number of keypoints.
         optimisation: see the base class.
-        image_size: side of the input in pixels, or height and width.
-        normalisation: `mean` and `deviation` of the colours, in 0..1.
+        image_size, normalisation, test_time: see the base class.
         labels: arguments of `Labels`.
         losses: arguments of `Losses`.
         inference: arguments of `Inference`.
-        test_time: `scales` of the passes over a picture, and whether it is also shown mirrored (`flip`).
         rescoring: arguments of `Rescoring`.
 
     Raises:
@@ -600,9 +551,6 @@ class Dekr(PoseMethod):
     net: DEKRNet
     inference: Inference
     candidates_type = Candidates
-    mean: Tensor
-    deviation: Tensor
-    mirrored: Tensor
 
     def __init__(
         self,
@@ -622,20 +570,14 @@ class Dekr(PoseMethod):
         chosen = Rescoring(**rescoring)
         if chosen.wanted:
             network.rescorer = chosen.network(keypoints)
-        super().__init__(keypoints, network, optimisation)
+        super().__init__(keypoints, network, optimisation, image_size, normalisation, test_time)
         self.rescoring = chosen
         self.labels, self.weights = Labels(**labels), Losses(**losses)
         self.inference = Inference(**inference)
         if self.inference.rescore and network.rescorer is None:
             raise ValueError("inference.rescore needs a rescoring network: set rescoring.learn or rescoring.weights")
-        self.scales = _scales(test_time["scales"])
-        self.flip = bool(test_time["flip"])
         if len(self.scales) > 1:
             self.inference = replace(self.inference, close_distance=self.inference.close_distance_scales)
-        _check_frame(image_size, network.stride)
-        for name, values in normalisation.items():
-            self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
-        self.register_buffer("mirrored", torch.tensor(keypoints.flip), persistent=False)
         if self.rescoring.learn == "alone":
             self.net.requires_grad_(False)
             self._rescorer.requires_grad_(True)
@@ -663,7 +605,7 @@ class Dekr(PoseMethod):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of heatmaps, offsets and rescoring, as far as they are learnt, times their weights."""
-        heat, raw_offsets = self.net(self._normalised(batch.images))
+        heat, raw_offsets = self.net(self.normalised(batch.images))
         if self.rescoring.learn == "never":
             return self._map_losses(heat, raw_offsets, batch)
         rescoring = {
@@ -674,7 +616,7 @@ class Dekr(PoseMethod):
     def _map_losses(self, heat: Tensor, raw_offsets: Tensor, batch: Batch) -> dict[str, Tensor]:
         shape = (len(heat), *heat.shape[2:])
         people = batch.instances
-        mask = loss_mask(people, shape) if self.labels.mask else None
+        mask = loss_mask(people, shape, STRIDE) if self.labels.mask else None
         people = people[~people.ignore | people.labelled.any(1)]
         drawn = joints(people, batch.to_input, self.labels)
         target = heatmaps(drawn, shape, self.labels)
@@ -705,7 +647,7 @@ class Dekr(PoseMethod):
 
     def candidates(self, batch: Batch) -> Candidates:
         """The poses at the highest centres of all passes."""
-        images = self._normalised(batch.images)
+        images = self.normalised(batch.images)
         return decode([self._maps(images, scale) for scale in self.scales], self.mirrored, self.inference)
 
     def _maps(self, images: Tensor, scale: float) -> Maps:
@@ -737,45 +679,7 @@ class Dekr(PoseMethod):
         to_original = warps.invert(batch.to_input).to(positions)[image_index]
         return image_index, warps.apply_to_points(to_original, positions), scores
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        return (images / 255 - self.mean) / self.deviation
-
 
 def moved_left(images: Tensor, pixels: int) -> Tensor:
     """Pictures (B, C, H, W) moved to the left; their last columns stay as they are."""
     return torch.cat([images[..., pixels:], images[..., images.shape[3] - pixels :]], 3)
-
-
-def predictions(image_index: Tensor, keypoints: Tensor, keypoint_scores: Tensor, scores: Tensor) -> Predictions:
-    """People, by falling score within an image.
-
-    Args:
-        image_index: (P,) int64, ascending.
-        keypoints: (P, K, 2) pixels of the original images.
-        keypoint_scores: (P, K).
-        scores: (P,).
-    """
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(image_index[order], stable=True)]
-    keypoints = keypoints[order]
-    return Predictions(
-        image_index=image_index[order],
-        keypoints=keypoints,
-        keypoint_scores=keypoint_scores[order],
-        scores=scores[order],
-        boxes=torch.cat([keypoints.amin(1), keypoints.amax(1)], 1),
-    )
-
-
-def _scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """Scales of the passes, falling."""
-    if not scales or not all(scale > 0 for scale in scales) or len(set(scales)) < len(scales):
-        raise ValueError(f"test_time.scales is {list(scales)}: give one or more different numbers above 0")
-    return tuple(sorted((float(scale) for scale in scales), reverse=True))
-
-
-def _check_frame(image_size: int | Sequence[int], stride: int) -> None:
-    sides = [image_size] if isinstance(image_size, int) else image_size
-    uneven = [side for side in sides if side % stride]
-    if uneven:
-        raise ValueError(f"data.image_size {uneven[0]} is no multiple of {stride}, the network's largest stride")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pose_lab.methods.bottom_up import predictions
 from pose_lab.methods.dekr import (
     Candidates,
     Maps,
@@ -10,7 +11,6 @@ from pose_lab.methods.dekr import (
     decode,
     heat_values,
     moved_left,
-    predictions,
     suppress,
 )
 from pose_lab.skeletons import COCO

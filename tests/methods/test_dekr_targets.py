@@ -9,13 +9,12 @@ from pose_lab.methods.dekr import (
     Labels,
     Offsets,
     focal_loss,
-    heatmap_loss,
     heatmaps,
     joints,
-    loss_mask,
     offset_loss,
     offsets,
 )
+from pose_lab.ops.heatmaps import heatmap_loss, loss_mask
 from pose_lab.poses import Instances
 from pose_lab.skeletons import COCO, CROWDPOSE
 from tests.methods.dekr_cases import CONFIG, fixture
@@ -167,7 +166,7 @@ def test_people_without_keypoints_or_too_small_have_no_centre():
 
 def test_mask_covers_people_without_keypoints():
     people, _ = sample_people([[2, 1, 0], [0, 0, 0]])
-    mask = loss_mask(people, (1, 20, 16))
+    mask = loss_mask(people, (1, 20, 16), STRIDE)
     assert mask.shape == (1, 1, 20, 16)
     assert not mask[0, 0, :15, :10].any()
     assert mask[0, 0, 15:].all()

@@ -39,14 +39,11 @@ def parsed_matlab(path: Path, variable: str) -> Any:
     """One variable of a MATLAB file; structures have their fields as attributes, dimensions of one are dropped.
 
     Raises:
-        RuntimeError: without SciPy.
         OSError: if the file cannot be read.
         ValueError: if it is not a MATLAB file or lacks the variable.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise RuntimeError(f"reading {path} needs SciPy: pip install 'pose_lab[matlab]'") from None
+    from scipy.io import loadmat  # takes a while to import, and few data sets need it
+
     try:
         content = loadmat(path, struct_as_record=False, squeeze_me=True, variable_names=[variable])
     except OSError as error:

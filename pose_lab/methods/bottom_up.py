@@ -1,0 +1,95 @@
+"""What the bottom-up methods on HRNet share: colours, test-time passes, checks, and people as predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pose_lab.methods.base import PoseMethod
+from pose_lab.nets.hrnet import HRNet
+from pose_lab.poses import Predictions
+from pose_lab.skeletons import Skeleton
+
+
+class BottomUp(PoseMethod):
+    """Base of these methods.
+
+    Args:
+        skeleton: the keypoints.
+        net: the network.
+        optimisation: see the base class.
+        image_size: side of the input in pixels, or height and width.
+        normalisation: `mean` and `deviation` of the colours, in 0..1.
+        test_time: `scales` of the passes over a picture, and whether it is also shown mirrored (`flip`).
+
+    Raises:
+        ValueError: numbers do not fit each other.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    mirrored: Tensor
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        net: HRNet,
+        optimisation: Mapping[str, Any],
+        image_size: int | Sequence[int],
+        normalisation: Mapping[str, Sequence[float]],
+        test_time: Mapping[str, Any],
+    ) -> None:
+        super().__init__(skeleton, net, optimisation)
+        self.scales = _scales(test_time["scales"])
+        self.flip = bool(test_time["flip"])
+        _check_frame(image_size, net.stride)
+        for name, values in normalisation.items():
+            self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
+        self.register_buffer("mirrored", torch.tensor(skeleton.flip), persistent=False)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 RGB -> what the network sees."""
+        return (images / 255 - self.mean) / self.deviation
+
+
+def predictions(
+    image_index: Tensor, keypoints: Tensor, keypoint_scores: Tensor, scores: Tensor, found: Tensor | None = None
+) -> Predictions:
+    """People, by falling score within an image.
+
+    Args:
+        image_index: (P,) int64, ascending.
+        keypoints: (P, K, 2) pixels of the original images.
+        keypoint_scores: (P, K).
+        scores: (P,).
+        found: (P, K) bool, the keypoints that boxes are around; None: all.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(image_index[order], stable=True)]
+    low = high = keypoints
+    if found is not None:
+        low, high = (keypoints.where(found[..., None], outside) for outside in (torch.inf, -torch.inf))
+    return Predictions(
+        image_index=image_index[order],
+        keypoints=keypoints[order],
+        keypoint_scores=keypoint_scores[order],
+        scores=scores[order],
+        boxes=torch.cat([low.amin(1), high.amax(1)], 1)[order],
+    )
+
+
+def _scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """Scales of the passes, falling."""
+    if not scales or not all(scale > 0 for scale in scales) or len(set(scales)) < len(scales):
+        raise ValueError(f"test_time.scales is {list(scales)}: give one or more different numbers above 0")
+    return tuple(sorted((float(scale) for scale in scales), reverse=True))
+
+
+def _check_frame(image_size: int | Sequence[int], stride: int) -> None:
+    sides = [image_size] if isinstance(image_size, int) else image_size
+    uneven = [side for side in sides if side % stride]
+    if uneven:
+        raise ValueError(f"data.image_size {uneven[0]} is no multiple of {stride}, the network's largest stride")

@@ -1,0 +1,680 @@
+"""HigherHRNet: keypoints are peaks of fine heatmaps, grouped into people by tags that are alike within a person.
+
+Cheng, Xiao, Wang, Shi, Huang and Zhang, "HigherHRNet: Scale-Aware Representation Learning for Bottom-Up Human Pose
+Estimation", CVPR 2020, arXiv 1908.10357. In the paper's order: targets and losses, heatmap aggregation, grouping by
+associative embedding (Newell, Huang and Deng, NIPS 2017, arXiv 1611.05424) and refinement. The network is
+`nets/higherhrnet.py`, the way from tags to groups `methods/grouping.py`.
+
+Shape letters: B images, N annotated people, K keypoints, M peaks of a kind, T tags of a cell (one, or two with the
+mirrored picture), P found people, h x w cells. The heatmaps' strides are 4, 2, ..., the tags' is 4. Found positions are
+whole pixels of the input, which cells count from pixel centres, half a pixel less than the project's coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pose_lab.checkpoints import higherhrnet as published
+from pose_lab.checkpoints.reading import Weights
+from pose_lab.methods.bottom_up import BottomUp, predictions
+from pose_lab.methods.grouping import Grouping, grouped
+from pose_lab.nets.higherhrnet import HigherHRNet as Network
+from pose_lab.nets.hrnet import STRIDE
+from pose_lab.ops import warps
+from pose_lab.ops.heatmaps import (
+    PIXEL_CENTRE,
+    enlarged,
+    enlarging_weights,
+    gaussians,
+    heatmap_loss,
+    inside,
+    loss_mask,
+    to_cells,
+)
+from pose_lab.ops.nms import ranks
+from pose_lab.ops.passes import Pass
+from pose_lab.poses import Batch, Instances, Predictions
+from pose_lab.skeletons import Skeleton
+from pose_lab.skeletons import skeleton as named_skeleton
+
+BLOCK = 16  # pixels: refinement looks at blocks of this side
+FIRST = 8  # blocks that refinement looks at before it knows which others can be better
+TOGETHER = 1 << 22  # numbers that refinement holds at once, about
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Targets
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How people become maps.
+
+    Attributes:
+        sigma: of the Gaussians, cells of each resolution.
+        mask: whether crowd regions and people without keypoints, i.e. their boxes, count nothing in the heatmap loss.
+        max_people: whose tags are learnt: the first so many people of an image; None: all. (The published code stops
+            with an error where there are more than 30.)
+    """
+
+    sigma: float
+    mask: bool
+    max_people: int | None
+
+
+def heatmaps(people: Instances, shape: tuple[int, int, int], stride: int, labels: Labels) -> Tensor:
+    """(B, K, h, w) the largest Gaussian of each kind at every cell, centred on the keypoints' cells.
+
+    Args:
+        people: pixels of the input.
+        shape: B, h, w.
+        stride: pixels of a cell.
+        labels: sigma.
+    """
+    cells = to_cells(people.keypoints[..., :2], stride).trunc()  # published: towards zero
+    return gaussians(people.image_index, cells, people.keypoints[..., 2] > 0, shape, labels.sigma)
+
+
+@dataclass
+class Tagged:
+    """The cells whose tags are learnt.
+
+    Attributes:
+        image_index: (N,) int64, ascending.
+        index: (N, K) int64, places in maps (B, K, h, w), flat.
+        listed: (N, K) bool, which of them are there.
+    """
+
+    image_index: Tensor
+    index: Tensor
+    listed: Tensor
+
+
+def tagged(people: Instances, shape: tuple[int, int, int], labels: Labels) -> Tagged:
+    """The labelled keypoints within the map of stride 4.
+
+    Args:
+        people: pixels of the input.
+        shape: B, h, w.
+        labels: the number of people.
+    """
+    _, height, width = shape
+    cells = to_cells(people.keypoints[..., :2], STRIDE).trunc()
+    listed = (people.keypoints[..., 2] > 0) & inside(cells, cells.new_tensor((width, height)))
+    if labels.max_people is not None:
+        listed &= (ranks(people.image_index) < labels.max_people)[:, None]
+    x, y = cells.where(listed[..., None], 0).long().unbind(-1)
+    kinds = torch.arange(listed.shape[1], device=x.device)
+    index = ((people.image_index[:, None] * len(kinds) + kinds) * height + y) * width + x
+    return Tagged(people.image_index, index, listed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights of the losses.
+
+    Attributes:
+        heatmaps: of each resolution, coarsest first; one of 0 is neither learnt nor asked (ablation of the paper).
+        pull: of a person's tags to their mean.
+        push: of people's means from each other.
+        push_form: `exp`: Gaussian of their difference; `max`: what it lacks to 1.
+    """
+
+    heatmaps: Sequence[float]
+    pull: float
+    push: float
+    push_form: Literal["exp", "max"]
+
+    def __post_init__(self) -> None:
+        if self.push_form not in ("exp", "max"):
+            raise ValueError(f"losses.push_form is {self.push_form!r}; there are: exp, max")
+
+
+def tag_losses(tags: Tensor, people: Tagged, form: Literal["exp", "max"]) -> tuple[Tensor, Tensor]:
+    """How far a person's tags are from their mean, and how near the means of an image's people are to each other.
+
+    Args:
+        tags: (B, K, h, w) of the network.
+        people: whose tags.
+        form: see `Losses`.
+
+    Returns:
+        pull and push, both (B,); images with nobody have 0, with one person a push of 0.
+    """
+    images = len(tags)
+    there = people.listed.any(1)
+    image_index, listed = people.image_index[there], people.listed[there]
+    values = tags.flatten().float()[people.index[there]]
+    counts = listed.sum(1)
+    means = (values * listed).sum(1) / counts
+    spread = ((values - means[:, None]).square() * listed).sum(1) / counts
+    number = torch.bincount(image_index, minlength=images)
+    pull = spread.new_zeros(images).index_add(0, image_index, spread) / number.clamp(min=1)
+
+    most = int(number.max()) if len(image_index) else 0
+    padded = means.new_zeros(images, most).index_put((image_index, ranks(image_index)), means)
+    real = torch.arange(most, device=means.device) < number[:, None]
+    difference = padded[:, :, None] - padded[:, None]
+    near = (-difference.square()).exp() if form == "exp" else (1 - difference.abs()).clamp(min=0)
+    # everybody is near to themselves
+    total = (near * (real[:, :, None] & real[:, None])).sum((1, 2)) - number
+    push = total / (2 * number * (number - 1)).clamp(min=1)
+    return pull, push.where(number > 1, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Heatmap aggregation
+# ---------------------------------------------------------------------------------------------------------------------
+
+AGGREGATIONS = ("mean", "coarsest", "finest")
+
+
+@dataclass
+class Maps:
+    """What the network gives for a batch at one scale.
+
+    Attributes:
+        scale: of the input's sides.
+        heatmaps: (B, K, h, w) of each resolution that is asked, coarsest first.
+        tags: (B, K, h', w').
+        mirrored: both of the mirrored picture, or None.
+    """
+
+    scale: float
+    heatmaps: list[Tensor]
+    tags: Tensor
+    mirrored: tuple[list[Tensor], Tensor] | None = None
+
+
+@dataclass
+class Candidates:
+    """Aggregated maps of a batch.
+
+    Attributes:
+        heatmaps: (B, K, h, w); people are found in them after they are enlarged to the input's size.
+        tags: (B, K, T, h', w') of the picture and the mirrored one.
+    """
+
+    heatmaps: Tensor
+    tags: Tensor
+
+
+def aggregate(maps: Sequence[Maps], frame: tuple[int, int], flip: Tensor) -> Candidates:
+    """The mean heatmaps of all passes and resolutions, and the tags of scale 1.
+
+    Of one pass they stay as fine as the network's; several are enlarged to the input.
+
+    Args:
+        maps: one of them of scale 1.
+        frame: height and width of the input.
+        flip: (K,) int64, the skeleton's exchange of left and right.
+    """
+    means = [_mean(one, flip) for one in maps]
+    if len(means) > 1:
+        # a pass may be padded to whole strides
+        sizes = [[round(STRIDE * side / one.scale) for side in one.tags.shape[2:]] for one in maps]
+        means = [enlarged(mean, size)[..., : frame[0], : frame[1]] for mean, size in zip(means, sizes, strict=True)]
+        means = [torch.stack(means).mean(0)]
+    plain = next(one for one in maps if one.scale == 1)
+    tags = [plain.tags] if plain.mirrored is None else [plain.tags, _back(plain.mirrored[1], flip)]
+    return Candidates(means[0], torch.stack(tags, 2))
+
+
+def _mean(maps: Maps, flip: Tensor) -> Tensor:
+    """(B, K, h, w) over resolutions, and over the picture and its mirror image."""
+    size = maps.heatmaps[-1].shape[2:]
+    mean = torch.stack([enlarged(one, size) for one in maps.heatmaps]).mean(0)
+    if maps.mirrored is None:
+        return mean
+    other = torch.stack([enlarged(one, size) for one in maps.mirrored[0]]).mean(0)
+    return (mean + _back(other, flip)) / 2
+
+
+def _back(maps: Tensor, flip: Tensor) -> Tensor:
+    """Maps (B, K, h, w) of a mirrored picture as if of the picture."""
+    return maps.flip(3)[:, flip]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Peaks and their tags
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The parameters of inference.
+
+    Attributes:
+        max_peaks: of each kind of keypoint in an image.
+        min_score: peaks must score more.
+        window: side of the square (pixels of the input) within which a peak is the largest; odd.
+        adjust: keypoints move a quarter of a pixel towards the greater neighbour on each axis, and half a pixel on.
+        refine: people get the keypoints that they lack where heatmap and tags fit best.
+        max_distance, max_groups, when_full, merge_equal_tags, cost_rounded, cost_exact, cost_score, order: see
+            `grouping.Grouping`; `order` is by skeleton, other skeletons have their own order.
+    """
+
+    max_peaks: int
+    min_score: float
+    window: int
+    adjust: bool
+    refine: bool
+    max_distance: float
+    max_groups: int | None
+    when_full: Literal["open", "skip"]
+    merge_equal_tags: bool
+    cost_rounded: float
+    cost_exact: float
+    cost_score: float
+    order: Mapping[str, Sequence[str]]
+
+    def __post_init__(self) -> None:
+        if self.max_peaks < 1:
+            raise ValueError(f"inference.max_peaks is {self.max_peaks}, but must be at least 1")
+        if self.window % 2 == 0:
+            raise ValueError(f"inference.window is {self.window}, but a window needs a middle: give an odd number")
+        if self.min_score < 0:
+            raise ValueError(f"inference.min_score is {self.min_score}, but must be at least 0")
+
+    def grouping(self, skeleton: Skeleton) -> Grouping:
+        """How peaks of a skeleton's keypoints are grouped.
+
+        Raises:
+            ValueError: `order` names a keypoint that the skeleton lacks, or not all of them once.
+        """
+        names = list(self.order.get(skeleton.name, skeleton.keypoints))
+        if sorted(names) != sorted(skeleton.keypoints):
+            raise ValueError(
+                f"inference.order.{skeleton.name} must name each keypoint once: {', '.join(skeleton.keypoints)}"
+            )
+        return Grouping(
+            order=tuple(skeleton.keypoints.index(name) for name in names),
+            max_distance=self.max_distance,
+            max_groups=self.max_groups,
+            when_full=self.when_full,
+            merge_equal_tags=self.merge_equal_tags,
+            cost_rounded=self.cost_rounded,
+            cost_exact=self.cost_exact,
+            cost_score=self.cost_score,
+        )
+
+
+@dataclass
+class Peaks:
+    """The highest cells of each kind, by falling score.
+
+    Attributes:
+        places: (B, K, M, 2) int64 x, y, pixels of the input.
+        scores: (B, K, M), 0 for none.
+    """
+
+    places: Tensor
+    scores: Tensor
+
+
+def peaks(heat: Tensor, settings: Inference) -> Peaks:
+    """Cells that are the largest around them, at most `max_peaks` of each kind; equal ones by rows.
+
+    Args:
+        heat: (B, K, H, W) of the input's size.
+        settings: window, number and least score.
+    """
+    images, kinds, height, width = heat.shape
+    flat = heat.flatten()
+    index = ((flat > settings.min_score) & (flat < torch.inf)).nonzero()[:, 0]
+    reach = range(-(settings.window // 2), settings.window // 2 + 1)
+    steps = sorted(((dy, dx) for dy in reach for dx in reach), key=lambda step: step[0] ** 2 + step[1] ** 2)
+    for dy, dx in steps[1:]:  # the nearest leave few
+        x, y = index % width, index // width % height
+        # beyond a border the border stands in, which the window holds anyway
+        other = index + ((y + dy).clamp(0, height - 1) - y) * width + (x + dx).clamp(0, width - 1) - x
+        index = index[~(flat[other] > flat[index])]
+    index = index[flat[index].argsort(descending=True, stable=True)]
+    group = index // (height * width)
+    order = group.argsort(stable=True)
+    index, group = index[order], group[order]
+    rank = ranks(group)
+    index, group, rank = (values[rank < settings.max_peaks] for values in (index, group, rank))
+    places = index.new_zeros(images * kinds, settings.max_peaks, 2)
+    places[group, rank] = torch.stack([index % width, index // width % height], -1)
+    scores = heat.new_zeros(images * kinds, settings.max_peaks)
+    scores[group, rank] = flat[index]
+    return Peaks(places.view(images, kinds, -1, 2), scores.view(images, kinds, -1))
+
+
+def read(tags: Tensor, places: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Tags at pixels of the input, as if their maps were enlarged to it.
+
+    Args:
+        tags: (B, K, T, h, w).
+        places: (B, K, M, 2) int64 x, y.
+        down: (H, h) weights of the cells in a row of pixels.
+        across: (W, w) likewise in a column.
+
+    Returns:
+        (B, K, M, T)
+    """
+    x, y = places.unbind(-1)
+    rows = torch.einsum("bkmi,bktij->bkmtj", down[y], tags)
+    return (rows * across[x][:, :, :, None]).sum(-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Refinement
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def quarter_shifts(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
+    """(N, 2) keypoints from pixels: a quarter towards the greater neighbour on each axis, and half a pixel on.
+
+    Args:
+        heat: (B K, H, W).
+        maps: (N,) int64, in which of them.
+        places: (N, 2) int64 x, y.
+    """
+    height, width = heat.shape[1:]
+    x, y = places.unbind(1)
+    right = heat[maps, y, (x + 1).clamp(max=width - 1)] > heat[maps, y, (x - 1).clamp(min=0)]
+    below = heat[maps, (y + 1).clamp(max=height - 1), x] > heat[maps, (y - 1).clamp(min=0), x]
+    return places + 0.5 + torch.stack([right, below], 1).float().mul(0.5).sub(0.25)
+
+
+class Blocks:
+    """Maps in blocks of pixels of the input, for a search that looks only where it can be worth it.
+
+    Args:
+        heat: (B, K, H, W) heatmaps of the input's size.
+        tags: (B, K, T, h, w).
+        down, across: see `read`.
+    """
+
+    def __init__(self, heat: Tensor, tags: Tensor, down: Tensor, across: Tensor) -> None:
+        self.width = heat.shape[3]
+        missing = [-side % BLOCK for side in heat.shape[2:]]
+        heat = F.pad(heat, (0, missing[1], 0, missing[0]), value=-torch.inf).flatten(0, 1)
+        heat = heat.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK))  # (B K, rows, BLOCK, columns, BLOCK)
+        self.heat = heat.transpose(2, 3)
+        self.columns = heat.shape[3]
+        rows, self.down = _block_weights(down)
+        columns, self.across = _block_weights(across)
+        patches = tags.flatten(0, 1)[:, :, rows[:, None, :, None], columns[None, :, None, :]]
+        self.tags = patches.movedim(1, 3)  # (B K, rows, columns, T, cells, cells)
+        self.highest = heat.amax((2, 4)).flatten(1)  # (B K, blocks)
+        self.low, self.high = (bound.flatten(1, 2) for bound in self.tags.flatten(4).aminmax(dim=4))
+
+    def bounds(self, maps: Tensor, means: Tensor) -> Tensor:
+        """(N, blocks): no pixel of a block has a greater heatmap value minus rounded tag distance.
+
+        Args:
+            maps: (N,) int64, which of the B K maps.
+            means: (N, T) the tags that distances are to.
+        """
+        beyond = torch.maximum(self.low[maps] - means[:, None], means[:, None] - self.high[maps]).clamp(min=0)
+        return self.highest[maps] - beyond.square().sum(2).sqrt().round()
+
+    def best(self, maps: Tensor, means: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pixel of a block for each of N: (N,) its value, its place row by row, and the heatmap there."""
+        row, column = blocks // self.columns, blocks % self.columns
+        heat = self.heat[maps, row, column]
+        tags = self.down[row, None] @ self.tags[maps, row, column] @ self.across[column, None].mT
+        distance = (tags - means[:, :, None, None]).square().sum(1).sqrt()
+        value, cell = (heat - distance.round()).nan_to_num(nan=-torch.inf).flatten(1).max(1)
+        y, x = row * BLOCK + cell // BLOCK, column * BLOCK + cell % BLOCK
+        return value, y * self.width + x, heat.flatten(1).gather(1, cell[:, None])[:, 0]
+
+
+def _block_weights(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """For weights (S, s) along a side: the cells of each block (n, cells), and their weights (n, BLOCK, cells)."""
+    side, cells = weights.shape
+    count = -(-side // BLOCK)
+    pixels = torch.arange(count * BLOCK, device=weights.device).clamp(max=side - 1).view(count, BLOCK)
+    weights = weights[pixels]
+    used = (weights != 0).any(1).int()
+    first, end = used.argmax(1), cells - used.flip(1).argmax(1)
+    width = int((end - first).max())
+    index = first.clamp(max=cells - width)[:, None] + torch.arange(width, device=weights.device)
+    return index, weights.gather(2, index[:, None].expand(-1, BLOCK, -1))
+
+
+def best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Where heatmap minus rounded tag distance is greatest in a map; of equal pixels the first, row by row.
+
+    Some blocks are looked at first, those that promise most; then all whose bound is not below what was found.
+
+    Args:
+        blocks: the maps.
+        maps: (N,) int64, which of the B K maps.
+        means: (N, T) the tags that distances are to.
+
+    Returns:
+        (N,) int64 places in the map, row by row, and (N,) the heatmap there.
+    """
+    found = [_best_pixels(blocks, *part) for part in zip(*_parts(blocks, maps, means), strict=True)]
+    places, heat = zip(*found, strict=True)
+    return torch.cat(places), torch.cat(heat)
+
+
+def _parts(blocks: Blocks, maps: Tensor, means: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    size = max(1, TOGETHER // blocks.low[0].numel())
+    return maps.split(size), means.split(size)
+
+
+def _best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    bounds = blocks.bounds(maps, means)
+    first = bounds.topk(min(FIRST, bounds.shape[1]), 1).indices
+    rows = torch.arange(len(maps), device=maps.device)[:, None].expand_as(first)
+    looked = [(rows.flatten(), *blocks.best(maps[rows].flatten(), means[rows].flatten(0, 1), first.flatten()))]
+    best = looked[0][1].view_as(first).amax(1)
+    rows, rest = (bounds.scatter(1, first, -torch.inf) >= best[:, None]).nonzero(as_tuple=True)
+    for row, block in zip(rows.split(TOGETHER // BLOCK**2), rest.split(TOGETHER // BLOCK**2), strict=True):
+        looked.append((row, *blocks.best(maps[row], means[row], block)))
+    row, value, place, heat = (torch.cat(parts) for parts in zip(*looked, strict=True))
+    best = best.scatter_reduce(0, row, value, "amax")
+    place = place.where(value == best[row], torch.iinfo(place.dtype).max)
+    first_place = torch.full_like(maps, torch.iinfo(place.dtype).max).scatter_reduce(0, row, place, "amin")
+    chosen = place == first_place[row]
+    found = torch.zeros_like(best)
+    found[row[chosen]] = heat[chosen]
+    return first_place, found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From maps to people
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Found:
+    """People of a batch.
+
+    Attributes:
+        image_index: (P,) int64, ascending.
+        keypoints: (P, K, 2) pixels of the input, counted from pixel centres; 0 where missing.
+        keypoint_scores: (P, K), 0 where missing.
+        scores: (P,) mean of the keypoints' scores before refinement.
+    """
+
+    image_index: Tensor
+    keypoints: Tensor
+    keypoint_scores: Tensor
+    scores: Tensor
+
+
+def find(candidates: Candidates, steps: Sequence[tuple[int, int]], settings: Inference, grouping: Grouping) -> Found:
+    """Peaks, groups of them, and what they lack.
+
+    Args:
+        candidates: of a batch.
+        steps: heights and widths that the tags are enlarged to, one after the other; the last is the input's.
+        settings: the parameters.
+        grouping: those of the grouping, for the skeleton.
+    """
+    heat, tags = _sound(candidates)
+    heat = enlarged(heat, steps[-1])
+    down, across = (
+        enlarging_weights([side, *sides], tags)
+        for side, sides in zip(tags.shape[3:], zip(*steps, strict=True), strict=True)
+    )
+    seen = peaks(heat, settings)
+    seen_tags = read(tags, seen.places, down, across)
+    image_index, members = grouped(seen.scores, seen_tags, grouping)
+    kinds = torch.arange(members.shape[1], device=heat.device)
+    maps = image_index[:, None] * len(kinds) + kinds  # (P, K)
+    there = members >= 0
+    row = image_index[:, None], kinds, members.clamp(min=0)
+    scores = seen.scores[row] * there
+    keypoints = torch.zeros(*there.shape, 2, device=heat.device)
+    shifted = quarter_shifts if settings.adjust else _whole
+    keypoints[there] = shifted(heat.flatten(0, 1), maps[there], seen.places[row][there]).to(keypoints)
+    pose_scores = scores.mean(1)
+    lacking = ~there
+    if settings.refine and lacking.any():
+        means = (seen_tags[row] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+        person = lacking.nonzero()[:, 0]
+        places, values = best_pixels(Blocks(heat, tags, down, across), maps[lacking], means[person])
+        width = heat.shape[3]
+        points = torch.stack([places % width, places // width], 1)
+        points = quarter_shifts(heat.flatten(0, 1), maps[lacking], points)
+        keypoints[lacking] = points.where(values[:, None] > 0, 0)
+        scores[lacking] = values.clamp(min=0)
+    return Found(image_index, keypoints, scores, pose_scores)
+
+
+def _whole(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
+    """Keypoints at the pixels themselves."""
+    return places
+
+
+def _sound(candidates: Candidates) -> tuple[Tensor, Tensor]:
+    """Heatmaps and tags; where one of them is not a finite number there is nothing."""
+    heat, tags = candidates.heatmaps, candidates.tags
+    sound = tags.isfinite()
+    if not sound.all():
+        heat = heat * F.interpolate(sound.all(2).to(heat), heat.shape[2:])
+        tags = tags.where(sound, 0)
+    return heat.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), tags
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The method
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class HigherHRNet(BottomUp):
+    """HigherHRNet as a method of the laboratory.
+
+    Args:
+        skeleton: the keypoints, or their name.
+        net: makes the network from the number of keypoints.
+        optimisation, image_size, normalisation: see the base classes.
+        labels: arguments of `Labels`.
+        losses: arguments of `Losses`.
+        inference: arguments of `Inference`.
+        test_time: `scales` of the passes over a picture, 1 among them (tags are of it); whether it is also shown
+            mirrored (`flip`).
+        aggregation: of the resolutions that are learnt: `mean`, or the `coarsest` or `finest` alone (ablation).
+
+    Raises:
+        ValueError: numbers do not fit each other.
+    """
+
+    net: Network
+    inference: Inference
+    candidates_type = Candidates
+
+    def __init__(
+        self,
+        skeleton: Skeleton | str,
+        net: Callable[..., Network],
+        optimisation: Mapping[str, Any],
+        image_size: int | Sequence[int],
+        normalisation: Mapping[str, Sequence[float]],
+        labels: Mapping[str, Any],
+        losses: Mapping[str, Any],
+        inference: Mapping[str, Any],
+        test_time: Mapping[str, Any],
+        aggregation: Literal["mean", "coarsest", "finest"],
+    ) -> None:
+        keypoints = skeleton if isinstance(skeleton, Skeleton) else named_skeleton(skeleton)
+        network = net(num_keypoints=len(keypoints))
+        super().__init__(keypoints, network, optimisation, image_size, normalisation, test_time)
+        self.labels, self.weights = Labels(**labels), Losses(**losses)
+        self.inference, self.aggregation = Inference(**inference), aggregation
+        self.inference.grouping(keypoints)
+        if 1 not in self.scales:
+            raise ValueError(f"test_time.scales is {list(self.scales)}: 1 must be among them, for the tags")
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(f"method.aggregation is {aggregation!r}; there are: {', '.join(AGGREGATIONS)}")
+        if len(self.weights.heatmaps) != len(network.strides) or not any(self.weights.heatmaps):
+            raise ValueError(
+                f"losses.heatmaps is {list(self.weights.heatmaps)}: give a weight for each of the network's "
+                f"{len(network.strides)} resolutions, one of them not 0"
+            )
+
+    @classmethod
+    def net_changes(cls, weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:
+        """Width and depth are the checkpoint's."""
+        return published.config_changes(weights, net)
+
+    def load_weights(self, weights: Weights) -> str:
+        """All of HigherHRNet's, or the trunk of a classifier's."""
+        return published.load(self.net, weights)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of each resolution's heatmaps and of the tags, times their weights."""
+        heat, tags = self.net(self.normalised(batch.images))
+        everybody = batch.instances
+        people = everybody[~everybody.ignore | everybody.labelled.any(1)]
+        losses: dict[str, Tensor] = {}
+        for raw, stride, weight in zip(heat, self.net.strides, self.weights.heatmaps, strict=True):
+            if weight:
+                shape = (len(raw), *raw.shape[2:])
+                target = heatmaps(people, shape, stride, self.labels)
+                mask = loss_mask(everybody, shape, stride) if self.labels.mask else None
+                losses[f"heatmap_{stride}"] = weight * heatmap_loss(raw, target, 1.0, mask)
+        listed = tagged(people, (len(tags), *tags.shape[2:]), self.labels)
+        pull, push = tag_losses(tags, listed, self.weights.push_form)
+        return losses | {"pull": self.weights.pull * pull.mean(), "push": self.weights.push * push.mean()}
+
+    def candidates(self, batch: Batch) -> Candidates:
+        """The aggregated maps of all passes."""
+        images = self.normalised(batch.images)
+        return aggregate([self._maps(images, scale) for scale in self.scales], _sides(images), self.mirrored)
+
+    def _maps(self, images: Tensor, scale: float) -> Maps:
+        view = Pass(scale, flip=False).view(images, self.net.stride, pad=0.0)
+        seen = [self._asked(*self.net(view))]
+        if self.flip:
+            seen.append(self._asked(*self.net(view.flip(3))))
+        return Maps(scale, *seen[0], seen[1] if self.flip else None)
+
+    def _asked(self, heat: Sequence[Tensor], tags: Tensor) -> tuple[list[Tensor], Tensor]:
+        learnt = [one.float() for one, weight in zip(heat, self.weights.heatmaps, strict=True) if weight]
+        parts = {"mean": learnt, "coarsest": learnt[:1], "finest": learnt[-1:]}
+        return parts[self.aggregation], tags.float()
+
+    def people(self, candidates: Candidates, batch: Batch) -> Predictions:
+        """Grouping and refinement: the people found, in pixels of the original images."""
+        frame = _sides(batch.images)
+        finest = frame[0] // self.net.strides[-1], frame[1] // self.net.strides[-1]
+        found = find(candidates, [finest, frame], self.inference, self.inference.grouping(self.skeleton))
+        to_original = warps.invert(batch.to_input).to(found.keypoints)[found.image_index]
+        keypoints = warps.apply_to_points(to_original, found.keypoints + PIXEL_CENTRE)
+        there = found.keypoint_scores > 0
+        keypoints = keypoints.where(there[..., None], 0)
+        return predictions(found.image_index, keypoints, found.keypoint_scores, found.scores, there)
+
+
+def _sides(images: Tensor) -> tuple[int, int]:
+    return images.shape[2], images.shape[3]
