@@ -18,9 +18,8 @@ from tests.conftest import fixture_path
 
 FOLDER = Path(pose_lab.conf.__path__[0]) / "method"
 CONFIG = yaml.safe_load((FOLDER / "higherhrnet.yaml").read_text())
-OURS, PUBLISHED = (
-    yaml.safe_load((FOLDER / "higherhrnet_grouping" / f"{name}.yaml").read_text()) for name in ("ours", "published")
-)
+OURS = CONFIG["inference"]
+PUBLISHED = OURS | CONFIG["published_inference"]
 
 
 def net(num_keypoints: int, width: int = 32, **changes: Any) -> Network:
@@ -33,24 +32,18 @@ def tiny_net(num_keypoints: int, **changes: Any) -> Network:
     return net(num_keypoints, 4, **(small | changes))
 
 
-def settings(grouping: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """Arguments of `Inference`."""
-    order = CONFIG["inference"]["order"] | grouping["order"]
-    return CONFIG["inference"] | grouping | {"order": order} | changes
-
-
 def ours(**changes: Any) -> Inference:
-    return Inference(**settings(OURS, **changes))
+    return Inference(**(OURS | changes))
 
 
 def published(**changes: Any) -> Inference:
-    return Inference(**settings(PUBLISHED, **changes))
+    return Inference(**(PUBLISHED | changes))
 
 
 def higherhrnet(skeleton: Skeleton | str, make_net: Callable[..., Network] = tiny_net, **changes: Any) -> HigherHRNet:
     left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
     arguments = {key: value for key, value in CONFIG.items() if key not in left_out}
-    arguments |= {"image_size": 64, "test_time": {"scales": [1.0], "flip": False}, "inference": settings(OURS)}
+    arguments |= {"image_size": 64, "test_time": {"scales": [1.0], "flip": False}}
     return HigherHRNet(skeleton, make_net, **(arguments | changes))
 
 

@@ -8,7 +8,7 @@ import torch
 from pose_lab.runs.train import train
 from pose_lab.skeletons import COCO, CROWDPOSE, Skeleton
 from tests.configs import TINY, composed
-from tests.methods.higherhrnet_cases import CONFIG, OURS, PUBLISHED, higherhrnet, settings
+from tests.methods.higherhrnet_cases import CONFIG, OURS, PUBLISHED, higherhrnet
 from tests.methods.kapao_cases import batch
 
 THREE = Skeleton("three", ("red", "green", "blue"), (), (0.05, 0.05, 0.05), "test")
@@ -110,7 +110,7 @@ def test_people_lie_in_the_original_picture(scales, flip, grouping):
     order = torch.tensor([[0.0, 0], [28.0, 26]])  # the second person stands below and to the right
     truth = torch.rand(1, len(COCO), 2, generator=torch.Generator().manual_seed(1)) * 24 + 6 + order[:, None]
     arguments = {"test_time": {"scales": scales, "flip": flip}}
-    arguments["inference"] = settings({"ours": OURS, "published": PUBLISHED}[grouping])
+    arguments["inference"] = {"ours": OURS, "published": PUBLISHED}[grouping]
     method = higherhrnet(COCO, **arguments).eval()
     method.net = Painter(truth, torch.tensor(COCO.flip))
     found = method.predict(batch(len(COCO), [0, 1], 2))
@@ -133,12 +133,12 @@ def test_people_lie_in_the_original_picture(scales, flip, grouping):
         ({"losses": CONFIG["losses"] | {"heatmaps": [1.0]}}, "each of the network's 2 resolutions"),
         ({"losses": CONFIG["losses"] | {"heatmaps": [0.0, 0.0]}}, "one of them not 0"),
         ({"losses": CONFIG["losses"] | {"push_form": "linear"}}, "there are: exp, max"),
-        ({"inference": settings(OURS, window=4)}, "odd number"),
-        ({"inference": settings(OURS, max_peaks=0)}, "at least 1"),
-        ({"inference": settings(OURS, min_score=-0.1)}, "at least 0"),
-        ({"inference": settings(OURS, max_groups=0)}, "or null"),
-        ({"inference": settings(OURS, when_full="stop")}, "there are: open, skip"),
-        ({"inference": settings(OURS) | {"order": {"coco": ["nose"]}}}, "must name each keypoint once"),
+        ({"inference": OURS | {"window": 4}}, "odd number"),
+        ({"inference": OURS | {"max_peaks": 0}}, "at least 1"),
+        ({"inference": OURS | {"min_score": -0.1}}, "at least 0"),
+        ({"inference": OURS | {"max_groups": 0}}, "or null"),
+        ({"inference": OURS | {"when_full": "stop"}}, "there are: open, skip"),
+        ({"inference": OURS | {"order": {"coco": ["nose"]}}}, "must name each keypoint once"),
     ],
 )
 def test_settings_that_do_not_fit(changes, message):
@@ -147,7 +147,7 @@ def test_settings_that_do_not_fit(changes, message):
 
 
 def test_untrained_maps_give_numbers():
-    method = higherhrnet(CROWDPOSE, inference=settings(OURS, min_score=0.0)).eval()
+    method = higherhrnet(CROWDPOSE, inference=OURS | {"min_score": 0.0}).eval()
     found = method.predict(batch(len(CROWDPOSE), [], 3))
     assert len(found)
     assert found.keypoints.isfinite().all()

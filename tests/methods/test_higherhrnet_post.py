@@ -1,13 +1,17 @@
 """Aggregation, grouping and refinement against the published outputs, and bad input."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pose_lab.data import letterbox
-from pose_lab.methods.higherhrnet import Candidates, Maps, aggregate, find, read
+from pose_lab.methods.bottom_up import predictions
+from pose_lab.methods.grouping import grouped
+from pose_lab.methods.higherhrnet import Blocks, Candidates, Maps, aggregate, best_pixels, find, peaks, read
 from pose_lab.ops.heatmaps import enlarged, enlarging_weights
 from pose_lab.skeletons import COCO
-from tests.methods.higherhrnet_cases import fixture, published
+from tests.methods.higherhrnet_cases import fixture, ours, published
 
 FLIP = torch.tensor(COCO.flip)
 FILES = {"close": "close_tags"}
@@ -16,7 +20,6 @@ VARIANTS = {
     "simple_raw": {"refine": False, "adjust": False},
     "crowd_nodetval": {"cost_rounded": 0.0, "cost_exact": 1.0, "cost_score": 0.0},
     "crowd_ignore": {"max_groups": 10, "max_peaks": 10, "when_full": "skip", "refine": False},
-    "over30": {"refine": False},
 }
 CASES = [
     "simple",
@@ -60,6 +63,17 @@ def test_groups_equal_published(name):
     found = found_in(candidates, settings)
     torch.testing.assert_close(found.keypoints, expected["matched"][..., :2], rtol=0, atol=1e-5)
     torch.testing.assert_close(found.keypoint_scores, expected["matched"][..., 2], rtol=0, atol=1e-5)
+
+
+def test_the_published_limit_tears_crowds_apart():
+    """36 people. The published result hangs on ties of its solver, so only what matters is compared."""
+    candidates, expected = maps_of("over30")
+    assert expected["assignment_unique"] == 0
+    torn, whole = (found_in(candidates, make(refine=False)) for make in (published, ours))
+    assert len(whole.scores) < len(torn.scores) / 4
+    assert len(torn.scores) > 200
+    many = [((found.keypoint_scores > 0).sum(1) >= 10).sum() for found in (torn, whole)]
+    assert many[0] < many[1]
 
 
 def case(name):
@@ -106,3 +120,138 @@ def test_sizes_equal_published(name, stride):
         assert frame[0] / factor / 200 == pytest.approx(down, rel=2e-3)
         middle = to_input[0, :, :2] @ torch.tensor([x + 0.5, y + 0.5]).double() + to_input[0, :, 2]
         torch.testing.assert_close(middle, torch.tensor([frame[1] / 2 + 0.5, frame[0] / 2 + 0.5]).double())
+
+
+def random_maps(images=2, num_keypoints=3, side=40, tags=2, seed=0):
+    """Smooth random heatmaps and tags, the tags at half the resolution."""
+    generator = torch.Generator().manual_seed(seed)
+    heat = torch.rand(images, num_keypoints, side // 4, side // 4, generator=generator)
+    drawn = 3 * torch.rand(images, num_keypoints, tags, side // 2, side // 2, generator=generator)
+    return Candidates(enlarged(heat, (side, side)) ** 4, drawn)
+
+
+def scanned(heat, tags, mean):
+    """The published refinement: the best pixel of one map (H, W), tags (T, H, W), for one person."""
+    distance = (tags - mean[:, None, None]).square().sum(0).sqrt()
+    place = (heat - distance.round()).argmax()
+    return place, heat.flatten()[place]
+
+
+@pytest.mark.parametrize("side", [8, 40, 64])
+@pytest.mark.parametrize("constant", [False, True])
+def test_refinement_finds_what_a_whole_scan_finds(side, constant):
+    """Also where blocks do not fill the map, and where all pixels are equal."""
+    candidates = random_maps(1, 4, side)
+    heat = torch.full_like(candidates.heatmaps, 0.5) if constant else candidates.heatmaps
+    tags = candidates.tags
+    whole = enlarged(tags[0], (side, side))
+    down = across = enlarging_weights([tags.shape[3], side], heat)
+    means = 4 * torch.rand(60, 2, generator=torch.Generator().manual_seed(1)) - 0.5
+    maps = torch.arange(60) % 4
+    places, values = best_pixels(Blocks(heat, tags, down, across), maps, means)
+    for row, kind in enumerate(maps.tolist()):
+        place, value = scanned(heat[0, kind], whole[kind], means[row])
+        assert places[row] == place
+        assert values[row] == value
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 7])
+def test_peaks_are_the_largest_in_their_window(window):
+    candidates = random_maps(side=32)
+    heat = candidates.heatmaps
+    heat[0, 0, 5, 5:8] = 2.0  # three equal ones
+    settings = ours(window=window, min_score=0.05, max_peaks=20)
+    found = peaks(heat, settings)
+    pooled = torch.nn.functional.max_pool2d(heat, window, 1, window // 2)
+    kept = torch.where((heat == pooled) & (heat > 0.05), heat, 0).flatten(2)
+    scores = kept.sort(dim=2, descending=True, stable=True)
+    torch.testing.assert_close(found.scores, scores.values[..., :20], rtol=0, atol=0)
+    real = found.scores > 0
+    places = found.places[..., 1] * 32 + found.places[..., 0]
+    assert torch.equal(places[real], scores.indices[..., :20][real])
+
+
+def test_images_of_a_batch_are_independent():
+    both = random_maps(3, len(COCO))
+    together = found_in(both, ours())
+    assert len(together.scores)
+    for image in range(3):
+        alone = found_in(Candidates(both.heatmaps[image, None], both.tags[image, None]), ours())
+        rows = together.image_index == image
+        torch.testing.assert_close(alone.keypoints, together.keypoints[rows], rtol=0, atol=0)
+        torch.testing.assert_close(alone.scores, together.scores[rows], rtol=0, atol=0)
+
+
+def grouping(kinds, **changes):
+    settings = ours(**changes)
+    return replace(settings.grouping(COCO), order=range(kinds))
+
+
+@pytest.mark.parametrize("people", [30, 36, 100])
+def test_any_number_of_people_is_grouped(people):
+    """The published limit leaves everybody beyond the thirtieth in pieces."""
+    tags = (3.0 * torch.arange(people)).view(1, 1, people, 1).repeat(1, 5, 1, 1)
+    scores = torch.rand(1, 5, people, generator=torch.Generator().manual_seed(0)) + 0.2
+    image_index, members = grouped(scores, tags, grouping(5))
+    assert len(image_index) == people
+    assert torch.equal(members, torch.arange(people)[:, None].expand(-1, 5))
+    limited = grouped(scores, tags, grouping(5, max_groups=30))[1]
+    assert len(limited) == 30 + 5 * (people - 30)
+    skipped = grouped(scores, tags, grouping(5, max_groups=30, when_full="skip"))[1]
+    assert len(skipped) == people
+    assert (skipped[:, 1:] >= 0).sum() == (0 if people >= 30 else 4 * people)
+
+
+def test_ties_are_decided_by_the_exact_distance_whatever_the_order():
+    """Two groups at the same rounded distances: published, the order of the peaks decides."""
+    first, second = torch.tensor([0.0, 0.4]), torch.tensor([0.05, 0.45])
+    scores = torch.tensor([[[0.9, 0.9], [0.9, 0.9]]])
+    for order in ([0, 1], [1, 0]):
+        tags = torch.stack([first, second[order]])[None, ..., None]
+        members = grouped(scores, tags, grouping(2))[1]
+        assert members[:, 1].tolist() == order
+    alike = [
+        grouped(scores, torch.stack([first, second[order]])[None, ..., None], grouping(2, cost_exact=0.0))[1][:, 1]
+        for order in ([0, 1], [1, 0])
+    ]
+    assert torch.equal(*alike)  # of the peaks' numbers, so other tags
+
+
+def test_equal_tags_are_two_people_unless_published():
+    scores, tags = torch.full((1, 2, 2), 0.9), torch.zeros(1, 2, 2, 1)
+    assert len(grouped(scores, tags, grouping(2))[1]) == 2
+    assert grouped(scores, tags, grouping(2, merge_equal_tags=True))[1].tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", ["heatmaps", "tags"])
+def test_maps_that_are_no_numbers(bad, where):
+    """There nobody is found; the other image and the rest of the map stay as they were."""
+    maps = random_maps(2, len(COCO))
+    good = found_in(maps, ours(refine=False))
+    getattr(maps, where)[0, ..., :6] = bad
+    found = found_in(maps, ours(refine=False))
+    assert found.keypoints.isfinite().all()
+    assert found.keypoint_scores.isfinite().all()
+    seen = found.keypoints[found.keypoint_scores > 0][:, 0]
+    assert len(seen)
+    assert (found.keypoints[found.image_index == 0][found.keypoint_scores[found.image_index == 0] > 0][:, 0] > 5).all()
+    torch.testing.assert_close(found.keypoints[found.image_index == 1], good.keypoints[good.image_index == 1])
+    getattr(maps, where)[0] = bad
+    assert not (found_in(maps, ours()).image_index == 0).any()
+
+
+def test_nobody():
+    maps = random_maps(2, len(COCO))
+    maps.heatmaps[:] = 0.05
+    found = found_in(maps, ours())
+    assert len(found.image_index) == 0
+    assert found.keypoints.shape == (0, len(COCO), 2)
+
+
+def test_boxes_are_around_what_was_found():
+    keypoints = torch.tensor([[[0.0, 0], [3, 4], [5, 1]], [[1, 1], [2, 2], [0, 0]]])
+    scores = torch.tensor([[0.0, 0.5, 0.5], [0.9, 0.9, 0.0]])
+    found = predictions(torch.tensor([0, 0]), keypoints, scores, scores.mean(1), scores > 0)
+    assert found.scores.tolist() == pytest.approx([0.6, 1 / 3])
+    assert found.boxes.tolist() == [[1, 1, 2, 2], [3, 1, 5, 4]]
