@@ -80,7 +80,7 @@ def post_processing(repeats: int = 50) -> list[dict[str, Any]]:
     return [{"what": what, "value": value, "unit": "ms", "target": 3.0, **numbers}]
 
 
-def _batch(images: int, size: int, per_image: int) -> Batch:
+def batch_of(images: int, size: int, per_image: int) -> Batch:
     torch.manual_seed(0)
     count = images * per_image
     corner = torch.rand(count, 2) * size / 2
@@ -108,7 +108,7 @@ def training_step(images: int, size: int, repeats: int = 5, **changes: Any) -> l
     numbers = {key: value for key, value in CONFIG.items() if key not in left_out}
     numbers["test_time"] = {"scales": [1.0], "flip": True}
     method = Dekr(COCO, lambda num_keypoints: DEKRNet(num_keypoints, **net), image_size=size, **numbers)
-    batch = _batch(images, size, 4)
+    batch = batch_of(images, size, 4)
     gradients = [torch.randn_like(out) for out in method.net(batch.images / 255)]
 
     def bare() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from pose_lab.checkpoints import dekr as published
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.bottom_up import BottomUp, predictions
+from pose_lab.methods.bottom_up_scene import crowd
 from pose_lab.methods.dekr_rescoring import Rescoring, fits, pose_features
 from pose_lab.nets.dekr import DEKRNet, Rescorer
 from pose_lab.nets.hrnet import STRIDE
@@ -668,6 +669,22 @@ class Dekr(BottomUp):
         if self.inference.rescore:
             scores = (scores * self._rescored(keypoints, keypoint_scores)).nan_to_num(nan=0.0)
         return predictions(image_index, keypoints, keypoint_scores, scores)
+
+    def crowd(self, batch: Batch, people: int) -> Candidates:
+        """Drawn candidates, the same in every picture: people (see `bottom_up_scene`) and worse copies of them.
+
+        There are as many as the passes have centres, or one of each person where these are more.
+        """
+        device, count = batch.images.device, len(batch)
+        poses = crowd(people, (batch.images.shape[2], batch.images.shape[3]), len(self.skeleton))
+        rows = torch.arange(max(people, self.inference.max_people * len(self.scales)))
+        generator = torch.Generator().manual_seed(0)
+        copies = (
+            poses[rows % people] + torch.randn(len(rows), 1, 2, generator=generator) * (rows >= people)[:, None, None]
+        )
+        scores = torch.linspace(0.9, 0.3, len(rows))
+        heat = torch.rand(copies.shape[:2], generator=generator)
+        return Candidates(*(x.to(device).expand(count, *x.shape) for x in (copies, scores, heat)))
 
     def _found(self, candidates: Candidates, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Images (P,), keypoints (P, K, 2) in original pixels and keypoint scores (P, K) of the people."""

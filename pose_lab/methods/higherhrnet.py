@@ -3,7 +3,7 @@
 Cheng, Xiao, Wang, Shi, Huang and Zhang, "HigherHRNet: Scale-Aware Representation Learning for Bottom-Up Human Pose
 Estimation", CVPR 2020, arXiv 1908.10357. In the paper's order: targets and losses, heatmap aggregation, grouping by
 associative embedding (Newell, Huang and Deng, NIPS 2017, arXiv 1611.05424) and refinement. The network is
-`nets/higherhrnet.py`, the way from tags to groups `methods/grouping.py`.
+`nets/higherhrnet.py`; `methods/grouping.py` makes groups of peaks, `methods/refinement.py` searches what they lack.
 
 Shape letters: B images, N annotated people, K keypoints, M peaks of a kind, T tags of a cell (one, or two with the
 mirrored picture), P found people, h x w cells. The heatmaps' strides are 4, 2, ..., the tags' is 4. Found positions are
@@ -23,18 +23,20 @@ from torch import Tensor
 from pose_lab.checkpoints import higherhrnet as published
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.methods.bottom_up import BottomUp, predictions
+from pose_lab.methods.bottom_up_scene import crowd, tagged_maps
 from pose_lab.methods.grouping import Grouping, grouped
+from pose_lab.methods.refinement import Blocks, best_pixels
 from pose_lab.nets.higherhrnet import HigherHRNet as Network
 from pose_lab.nets.hrnet import STRIDE
 from pose_lab.ops import warps
 from pose_lab.ops.heatmaps import (
     PIXEL_CENTRE,
     enlarged,
-    enlarging_weights,
     gaussians,
     heatmap_loss,
     inside,
     loss_mask,
+    read,
     to_cells,
 )
 from pose_lab.ops.nms import ranks
@@ -42,10 +44,6 @@ from pose_lab.ops.passes import Pass
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 from pose_lab.skeletons import skeleton as named_skeleton
-
-BLOCK = 16  # pixels: refinement looks at blocks of this side
-FIRST = 8  # blocks that refinement looks at before it knows which others can be better
-TOGETHER = 1 << 22  # numbers that refinement holds at once, about
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Targets
@@ -203,7 +201,7 @@ class Candidates:
 
     Attributes:
         heatmaps: (B, K, h, w); people are found in them after they are enlarged to the input's size.
-        tags: (B, K, T, h', w') of the picture and the mirrored one.
+        tags: (B, K, T, h', w') of the picture and the mirrored one, to be enlarged to the heatmaps' size.
     """
 
     heatmaps: Tensor
@@ -228,6 +226,8 @@ def aggregate(maps: Sequence[Maps], frame: tuple[int, int], flip: Tensor) -> Can
         means = [torch.stack(means).mean(0)]
     plain = next(one for one in maps if one.scale == 1)
     tags = [plain.tags] if plain.mirrored is None else [plain.tags, _back(plain.mirrored[1], flip)]
+    if len(maps) > 1:
+        tags = [enlarged(one, plain.heatmaps[-1].shape[2:]) for one in tags]
     return Candidates(means[0], torch.stack(tags, 2))
 
 
@@ -353,142 +353,6 @@ def peaks(heat: Tensor, settings: Inference) -> Peaks:
     return Peaks(places.view(images, kinds, -1, 2), scores.view(images, kinds, -1))
 
 
-def read(tags: Tensor, places: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Tags at pixels of the input, as if their maps were enlarged to it.
-
-    Args:
-        tags: (B, K, T, h, w).
-        places: (B, K, M, 2) int64 x, y.
-        down: (H, h) weights of the cells in a row of pixels.
-        across: (W, w) likewise in a column.
-
-    Returns:
-        (B, K, M, T)
-    """
-    x, y = places.unbind(-1)
-    rows = torch.einsum("bkmi,bktij->bkmtj", down[y], tags)
-    return (rows * across[x][:, :, :, None]).sum(-1)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Refinement
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def quarter_shifts(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
-    """(N, 2) keypoints from pixels: a quarter towards the greater neighbour on each axis, and half a pixel on.
-
-    Args:
-        heat: (B K, H, W).
-        maps: (N,) int64, in which of them.
-        places: (N, 2) int64 x, y.
-    """
-    height, width = heat.shape[1:]
-    x, y = places.unbind(1)
-    right = heat[maps, y, (x + 1).clamp(max=width - 1)] > heat[maps, y, (x - 1).clamp(min=0)]
-    below = heat[maps, (y + 1).clamp(max=height - 1), x] > heat[maps, (y - 1).clamp(min=0), x]
-    return places + 0.5 + torch.stack([right, below], 1).float().mul(0.5).sub(0.25)
-
-
-class Blocks:
-    """Maps in blocks of pixels of the input, for a search that looks only where it can be worth it.
-
-    Args:
-        heat: (B, K, H, W) heatmaps of the input's size.
-        tags: (B, K, T, h, w).
-        down, across: see `read`.
-    """
-
-    def __init__(self, heat: Tensor, tags: Tensor, down: Tensor, across: Tensor) -> None:
-        self.width = heat.shape[3]
-        missing = [-side % BLOCK for side in heat.shape[2:]]
-        heat = F.pad(heat, (0, missing[1], 0, missing[0]), value=-torch.inf).flatten(0, 1)
-        heat = heat.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK))  # (B K, rows, BLOCK, columns, BLOCK)
-        self.heat = heat.transpose(2, 3)
-        self.columns = heat.shape[3]
-        rows, self.down = _block_weights(down)
-        columns, self.across = _block_weights(across)
-        patches = tags.flatten(0, 1)[:, :, rows[:, None, :, None], columns[None, :, None, :]]
-        self.tags = patches.movedim(1, 3)  # (B K, rows, columns, T, cells, cells)
-        self.highest = heat.amax((2, 4)).flatten(1)  # (B K, blocks)
-        self.low, self.high = (bound.flatten(1, 2) for bound in self.tags.flatten(4).aminmax(dim=4))
-
-    def bounds(self, maps: Tensor, means: Tensor) -> Tensor:
-        """(N, blocks): no pixel of a block has a greater heatmap value minus rounded tag distance.
-
-        Args:
-            maps: (N,) int64, which of the B K maps.
-            means: (N, T) the tags that distances are to.
-        """
-        beyond = torch.maximum(self.low[maps] - means[:, None], means[:, None] - self.high[maps]).clamp(min=0)
-        return self.highest[maps] - beyond.square().sum(2).sqrt().round()
-
-    def best(self, maps: Tensor, means: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best pixel of a block for each of N: (N,) its value, its place row by row, and the heatmap there."""
-        row, column = blocks // self.columns, blocks % self.columns
-        heat = self.heat[maps, row, column]
-        tags = self.down[row, None] @ self.tags[maps, row, column] @ self.across[column, None].mT
-        distance = (tags - means[:, :, None, None]).square().sum(1).sqrt()
-        value, cell = (heat - distance.round()).nan_to_num(nan=-torch.inf).flatten(1).max(1)
-        y, x = row * BLOCK + cell // BLOCK, column * BLOCK + cell % BLOCK
-        return value, y * self.width + x, heat.flatten(1).gather(1, cell[:, None])[:, 0]
-
-
-def _block_weights(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """For weights (S, s) along a side: the cells of each block (n, cells), and their weights (n, BLOCK, cells)."""
-    side, cells = weights.shape
-    count = -(-side // BLOCK)
-    pixels = torch.arange(count * BLOCK, device=weights.device).clamp(max=side - 1).view(count, BLOCK)
-    weights = weights[pixels]
-    used = (weights != 0).any(1).int()
-    first, end = used.argmax(1), cells - used.flip(1).argmax(1)
-    width = int((end - first).max())
-    index = first.clamp(max=cells - width)[:, None] + torch.arange(width, device=weights.device)
-    return index, weights.gather(2, index[:, None].expand(-1, BLOCK, -1))
-
-
-def best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Where heatmap minus rounded tag distance is greatest in a map; of equal pixels the first, row by row.
-
-    Some blocks are looked at first, those that promise most; then all whose bound is not below what was found.
-
-    Args:
-        blocks: the maps.
-        maps: (N,) int64, which of the B K maps.
-        means: (N, T) the tags that distances are to.
-
-    Returns:
-        (N,) int64 places in the map, row by row, and (N,) the heatmap there.
-    """
-    found = [_best_pixels(blocks, *part) for part in zip(*_parts(blocks, maps, means), strict=True)]
-    places, heat = zip(*found, strict=True)
-    return torch.cat(places), torch.cat(heat)
-
-
-def _parts(blocks: Blocks, maps: Tensor, means: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    size = max(1, TOGETHER // blocks.low[0].numel())
-    return maps.split(size), means.split(size)
-
-
-def _best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    bounds = blocks.bounds(maps, means)
-    first = bounds.topk(min(FIRST, bounds.shape[1]), 1).indices
-    rows = torch.arange(len(maps), device=maps.device)[:, None].expand_as(first)
-    looked = [(rows.flatten(), *blocks.best(maps[rows].flatten(), means[rows].flatten(0, 1), first.flatten()))]
-    best = looked[0][1].view_as(first).amax(1)
-    rows, rest = (bounds.scatter(1, first, -torch.inf) >= best[:, None]).nonzero(as_tuple=True)
-    for row, block in zip(rows.split(TOGETHER // BLOCK**2), rest.split(TOGETHER // BLOCK**2), strict=True):
-        looked.append((row, *blocks.best(maps[row], means[row], block)))
-    row, value, place, heat = (torch.cat(parts) for parts in zip(*looked, strict=True))
-    best = best.scatter_reduce(0, row, value, "amax")
-    place = place.where(value == best[row], torch.iinfo(place.dtype).max)
-    first_place = torch.full_like(maps, torch.iinfo(place.dtype).max).scatter_reduce(0, row, place, "amin")
-    chosen = place == first_place[row]
-    found = torch.zeros_like(best)
-    found[row[chosen]] = heat[chosen]
-    return first_place, found
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # From maps to people
 # ---------------------------------------------------------------------------------------------------------------------
@@ -511,23 +375,23 @@ class Found:
     scores: Tensor
 
 
-def find(candidates: Candidates, steps: Sequence[tuple[int, int]], settings: Inference, grouping: Grouping) -> Found:
+def find(candidates: Candidates, frame: tuple[int, int], settings: Inference, grouping: Grouping) -> Found:
     """Peaks, groups of them, and what they lack.
 
     Args:
         candidates: of a batch.
-        steps: heights and widths that the tags are enlarged to, one after the other; the last is the input's.
+        frame: height and width of the input.
         settings: the parameters.
         grouping: those of the grouping, for the skeleton.
     """
     heat, tags = _sound(candidates)
-    heat = enlarged(heat, steps[-1])
-    down, across = (
-        enlarging_weights([side, *sides], tags)
-        for side, sides in zip(tags.shape[3:], zip(*steps, strict=True), strict=True)
-    )
+    tags = enlarged(tags.flatten(1, 2), heat.shape[2:]).view(-1, tags.shape[2], *heat.shape[2:])  # (B K, T, h, w)
+    factor = frame[1] // heat.shape[3]
+    heat = enlarged(heat, frame)
     seen = peaks(heat, settings)
-    seen_tags = read(tags, seen.places, down, across)
+    heat = heat.flatten(0, 1)
+    groups = torch.arange(len(heat), device=heat.device).view(*seen.scores.shape[:2], 1).expand_as(seen.scores)
+    seen_tags = read(tags, groups.flatten(), seen.places.flatten(0, 2), factor).unflatten(0, groups.shape)
     image_index, members = grouped(seen.scores, seen_tags, grouping)
     kinds = torch.arange(members.shape[1], device=heat.device)
     maps = image_index[:, None] * len(kinds) + kinds  # (P, K)
@@ -536,19 +400,33 @@ def find(candidates: Candidates, steps: Sequence[tuple[int, int]], settings: Inf
     scores = seen.scores[row] * there
     keypoints = torch.zeros(*there.shape, 2, device=heat.device)
     shifted = quarter_shifts if settings.adjust else _whole
-    keypoints[there] = shifted(heat.flatten(0, 1), maps[there], seen.places[row][there]).to(keypoints)
+    keypoints[there] = shifted(heat, maps[there], seen.places[row][there]).to(keypoints)
     pose_scores = scores.mean(1)
     lacking = ~there
     if settings.refine and lacking.any():
         means = (seen_tags[row] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
         person = lacking.nonzero()[:, 0]
-        places, values = best_pixels(Blocks(heat, tags, down, across), maps[lacking], means[person])
-        width = heat.shape[3]
-        points = torch.stack([places % width, places // width], 1)
-        points = quarter_shifts(heat.flatten(0, 1), maps[lacking], points)
+        places, values = best_pixels(Blocks(heat, tags), maps[lacking], means[person])
+        points = torch.stack([places % frame[1], places // frame[1]], 1)
+        points = quarter_shifts(heat, maps[lacking], points)
         keypoints[lacking] = points.where(values[:, None] > 0, 0)
         scores[lacking] = values.clamp(min=0)
     return Found(image_index, keypoints, scores, pose_scores)
+
+
+def quarter_shifts(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
+    """(N, 2) keypoints from pixels: a quarter towards the greater neighbour on each axis, and half a pixel on.
+
+    Args:
+        heat: (B K, H, W).
+        maps: (N,) int64, in which of them.
+        places: (N, 2) int64 x, y.
+    """
+    height, width = heat.shape[1:]
+    x, y = places.unbind(1)
+    right = heat[maps, y, (x + 1).clamp(max=width - 1)] > heat[maps, y, (x - 1).clamp(min=0)]
+    below = heat[maps, (y + 1).clamp(max=height - 1), x] > heat[maps, (y - 1).clamp(min=0), x]
+    return places + 0.5 + torch.stack([right, below], 1).float().mul(0.5).sub(0.25)
 
 
 def _whole(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
@@ -666,14 +544,23 @@ class HigherHRNet(BottomUp):
 
     def people(self, candidates: Candidates, batch: Batch) -> Predictions:
         """Grouping and refinement: the people found, in pixels of the original images."""
-        frame = _sides(batch.images)
-        finest = frame[0] // self.net.strides[-1], frame[1] // self.net.strides[-1]
-        found = find(candidates, [finest, frame], self.inference, self.inference.grouping(self.skeleton))
+        found = find(candidates, _sides(batch.images), self.inference, self.inference.grouping(self.skeleton))
         to_original = warps.invert(batch.to_input).to(found.keypoints)[found.image_index]
         keypoints = warps.apply_to_points(to_original, found.keypoints + PIXEL_CENTRE)
         there = found.keypoint_scores > 0
         keypoints = keypoints.where(there[..., None], 0)
         return predictions(found.image_index, keypoints, found.keypoint_scores, found.scores, there)
+
+    def crowd(self, batch: Batch, people: int) -> Candidates:
+        """Drawn candidates, the same in every picture; see `bottom_up_scene`."""
+        frame, count = _sides(batch.images), len(batch)
+        strides = (self.net.strides[-1] if len(self.scales) == 1 else 1, STRIDE)
+        keypoints = crowd(people, frame, len(self.skeleton))
+        heat, tags = tagged_maps(keypoints, frame, strides, 1 + self.flip)
+        return Candidates(
+            heat.to(batch.images.device).expand(count, -1, -1, -1),
+            tags.to(batch.images.device).expand(count, -1, -1, -1, -1),
+        )
 
 
 def _sides(images: Tensor) -> tuple[int, int]:

@@ -96,15 +96,26 @@ def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
-def enlarging_weights(sides: Sequence[int], like: Tensor) -> Tensor:
-    """(sides[-1], sides[0]): the weights of a map's cells in it, enlarged as `enlarged` does, along one of its sides.
+def read(maps: Tensor, which: Tensor, places: Tensor, factor: int) -> Tensor:
+    """Maps at pixels of the input, as if they were `enlarged` to it.
 
     Args:
-        sides: of the map, after each enlargement.
-        like: a tensor of the wanted type, on the wanted device.
+        maps: (G, C, h, w).
+        which: (N,) int64, of the G.
+        places: (N, 2) int64 x, y.
+        factor: by which the input is larger.
+
+    Returns:
+        (N, C)
     """
-    weights = torch.eye(sides[0], dtype=like.dtype, device=like.device)[None]
-    for side in sides[1:]:
-        if side != weights.shape[2]:
-            weights = F.interpolate(weights, side, mode="linear", align_corners=False)
-    return weights[0].T
+    channels, height, width = maps.shape[1:]
+    cells = ((places + 0.5) / factor - 0.5).clamp_(min=0)  # beyond the outer cells' centres these go on
+    low = cells.long()
+    across, down = (cells - low)[:, None].unbind(2)
+    x, y = low.unbind(1)
+    right, below = (x < width - 1).long(), (y < height - 1).long() * width
+    first = torch.arange(channels, device=x.device) * (height * width)
+    index = (which * (channels * height * width) + y * width + x)[:, None] + first
+    top = torch.lerp(maps.take(index), maps.take(index + right[:, None]), across)
+    index += below[:, None]
+    return torch.lerp(top, torch.lerp(maps.take(index), maps.take(index + right[:, None]), across), down)
