@@ -435,8 +435,8 @@ def _whole(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
 
 
 def _sound(candidates: Candidates) -> tuple[Tensor, Tensor]:
-    """Heatmaps and tags; where one of them is not a finite number there is nothing."""
-    heat, tags = candidates.heatmaps, candidates.tags
+    """Heatmaps and tags, channel after channel; where one of them is not a finite number there is nothing."""
+    heat, tags = candidates.heatmaps.contiguous(), candidates.tags.contiguous()
     sound = tags.isfinite()
     if not sound.all():
         heat = heat * F.interpolate(sound.all(2).to(heat), heat.shape[2:])
