@@ -217,7 +217,7 @@ class PoseDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> EpochLoader:
         """Augmented pictures in the order of (seed, epoch)."""
         rank, world_size = self._place_among_processes()
-        view = View(self.frame, self.pad_value, self.seed, self.augment)
+        view = View(self.frame, self.pad_value, self.seed, self.augment, self._epochs)
         count = len(self._rows["train"])
         if len(reading.with_people(self.train_annotations)) == 0:
             raise ValueError(
@@ -284,6 +284,10 @@ class PoseDataModule(lightning.LightningDataModule):
 
     def _place_among_processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @property
+    def _epochs(self) -> int | None:
+        return self.trainer.max_epochs if self.trainer else None
 
     def _check_layout(self) -> None:
         wanted = {self.annotation_file(name): "file" for name in self.splits}

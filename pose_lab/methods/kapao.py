@@ -772,6 +772,10 @@ class Kapao(PoseMethod):
         found = candidates.rows, candidates.image_index, len(self.skeleton)
         return find_people(*found, to_original, batch.sizes, self.inference)
 
+    def stores(self, wanted: Inference) -> bool:
+        """Rows below the threshold were never decoded; the padding is what the network saw."""
+        return self.inference.threshold <= wanted.threshold and self.inference.pad == wanted.pad
+
     def crowd(self, batch: Batch, people: int) -> Candidates:
         """Drawn candidates, the same in every picture; see `kapao_scene`."""
         height, width = batch.images.shape[-2:]
