@@ -1,4 +1,4 @@
-"""`python -m pose_lab.benchmark method=kapao [scale=..] [latency.batches=[1]] [checkpoint=..]`: how long a picture takes, by parts."""
+"""`python -m pose_lab.benchmark method=kapao [scale=..] [checkpoint=..] [latency.batches=[1]]`: what a picture costs."""
 
 from __future__ import annotations
 

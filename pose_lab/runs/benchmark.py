@@ -53,7 +53,8 @@ def measure(cfg: DictConfig) -> list[Timing]:
 
     `loading` reads and letterboxes the pictures; `candidates` is the network with test-time augmentation and decoding;
     `network` is the network alone; `people` is suppression and grouping: of what is found in the pictures, and of drawn
-    people, so many in each, where the method can draw some; `end to end` is loading, candidates and people of the pictures themselves, moving them to the device included.
+    people, so many in each, where the method can draw some; `end to end` is loading, candidates and people of the
+    pictures themselves, moving them to the device included.
 
     Raises:
         OSError, ValueError: a setting or the checkpoint is wrong, or the device is not there.

@@ -100,9 +100,9 @@ def check(method: PoseMethod, settings: Search) -> None:
             for value in values:
                 if not method.stores(replace(configured, **{name: value})):
                     raise ValueError(
-                        f"search.values.{name} has {value}, which the stored candidates do not serve: what it needs was "
-                        "left out when the network saw the pictures. If search.stored_with can have as loose a value, "
-                        "set it there; otherwise vary it in a sweep with `weights_of`"
+                        f"search.values.{name} has {value}, which the stored candidates do not serve: they are made "
+                        "with search.stored_with. Set as loose a value there, or, where the network itself sees another "
+                        "picture, vary it in a sweep with `weights_of`"
                     )
     finally:
         method.inference = configured
