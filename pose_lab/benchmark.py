@@ -1,4 +1,4 @@
-"""`python -m pose_lab.benchmark method=kapao [scale=..] [checkpoint=..] [latency.batches=[1]]`: what a picture costs."""
+"""`python -m pose_lab.benchmark method=kapao [scale=..] [checkpoint=..] [latency.batches=[1]]`: its milliseconds."""
 
 from __future__ import annotations
 
