@@ -101,8 +101,8 @@ def check(method: PoseMethod, settings: Search) -> None:
                 if not method.stores(replace(configured, **{name: value})):
                     raise ValueError(
                         f"search.values.{name} has {value}, which the stored candidates do not serve: they are made "
-                        "with search.stored_with. Set as loose a value there, or, where the network itself sees something "
-                        "else, vary it in a sweep with `weights_of`"
+                        "with search.stored_with. Set as loose a value there, or, where the network itself sees "
+                        "something else, vary it in a sweep with `weights_of`"
                     )
     finally:
         method.inference = configured
