@@ -17,7 +17,7 @@ from torch import nn
 
 import pose_lab.conf
 from benchmarks.kapao_reference import people_of
-from pose_lab.methods.kapao import Inference, Kapao, above, find_people
+from pose_lab.methods.kapao import Inference, Kapao, counted, find_people
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.nets.csp import CSPPose
 from pose_lab.nets.folded import folded
@@ -49,7 +49,7 @@ def post_processing(repeats: int = 100) -> list[dict[str, Any]]:
     maps, sizes = torch.eye(2, 3, dtype=torch.float64)[None], torch.tensor([FRAME])
 
     def ours() -> Predictions:
-        return find_people(*above(rows, settings.threshold), len(COCO), maps, sizes, settings)
+        return find_people(*counted(rows, settings), len(COCO), maps, sizes, settings)
 
     def reference() -> tuple[Any, Any]:
         return people_of(rows[0], FRAME, len(COCO), settings)

@@ -16,6 +16,7 @@ each setting; a search that was stopped goes on after its last row.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -96,14 +97,14 @@ def check(method: PoseMethod, settings: Search) -> None:
         raise ValueError(f"search names {', '.join(sorted(unknown))}, but method.inference has: {', '.join(known)}")
     method.inference = replace(configured, **settings.stored_with)
     try:
-        for name, values in settings.values.items():
-            for value in values:
-                if not method.stores(replace(configured, **{name: value})):
-                    raise ValueError(
-                        f"search.values.{name} has {value}, which the stored candidates do not serve: they are made "
-                        "with search.stored_with. Set as loose a value there, or, where the network itself sees "
-                        "something else, vary it in a sweep with `weights_of`"
-                    )
+        for point in itertools.product(*settings.values.values()):
+            tried = dict(zip(settings.values, point, strict=True))
+            if not method.stores(replace(configured, **tried)):
+                raise ValueError(
+                    f"search: candidates made with search.stored_with={dict(settings.stored_with)} do not serve {tried}. "
+                    "Set as loose a value there, or, where the network itself sees something else, vary it in a sweep "
+                    "with `weights_of`"
+                )
     finally:
         method.inference = configured
 
