@@ -101,8 +101,8 @@ def check(method: PoseMethod, settings: Search) -> None:
             tried = dict(zip(settings.values, point, strict=True))
             if not method.stores(replace(configured, **tried)):
                 raise ValueError(
-                    f"search: candidates made with search.stored_with={dict(settings.stored_with)} do not serve {tried}. "
-                    "Set as loose a value there, or, where the network itself sees something else, vary it in a sweep "
+                    f"search: candidates stored with {dict(settings.stored_with)} do not serve {tried}. Set as loose a "
+                    "value in search.stored_with, or, where the network itself sees something else, vary it in a sweep "
                     "with `weights_of`"
                 )
     finally:
