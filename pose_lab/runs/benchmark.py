@@ -23,7 +23,7 @@ from torch import nn
 import pose_lab
 from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
-from pose_lab.nets.folded import folded
+from pose_lab.nets.folded import FREEZING, folded
 from pose_lab.poses import Batch
 from pose_lab.runs.files import write_json, write_text
 from pose_lab.runs.latency import once
@@ -129,7 +129,7 @@ def _net(plain: nn.Module, form: str, precision: str) -> nn.Module:
     """The network in another form; the plain one stays as it is."""
     net = folded(plain, getattr(torch, precision)) if form.startswith("folded") else copy.copy(plain)
     if form.endswith("compiled"):
-        net.compile()
+        net.compile(options=FREEZING)
     return net
 
 
