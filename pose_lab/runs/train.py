@@ -35,7 +35,7 @@ from pose_lab.runs.results import PredictionsFile
 from pose_lab.runs.search import Search, search
 from pose_lab.runs.search import check as check_search
 from pose_lab.runs.wandb import Wandb
-from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
+from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, published_choices, weights_fingerprint
 
 # keys of `method` that are no arguments: people, reports and recipes read them
 LABELS = ("name", "about", "published_batch", "published_inference")
@@ -302,8 +302,10 @@ def _banner(cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: Run
         "code": origin().short or "not from a checkout",
         "results": folder.path,
         "start": start,
+        "people": published_choices(cfg),
     }
-    print("\n".join([*(f"{name:8} {text}" for name, text in lines.items()), where or "W&B: off"]), flush=True)
+    shown = [f"{name:8} {text}" for name, text in lines.items() if text]
+    print("\n".join([*shown, where or "W&B: off"]), flush=True)
 
 
 def _quiet() -> None:
