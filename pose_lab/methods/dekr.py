@@ -670,18 +670,23 @@ class Dekr(BottomUp):
             scores = (scores * self._rescored(keypoints, keypoint_scores)).nan_to_num(nan=0.0)
         return predictions(image_index, keypoints, keypoint_scores, scores)
 
+    def stores(self, wanted: Inference) -> bool:
+        """Candidates are the poses that were decoded: suppression alone is open."""
+        decoding = ("max_people", "min_score", "windows", "logistic", "flip_shift", "other_scales", "heat_scores")
+        return all(getattr(self.inference, name) == getattr(wanted, name) for name in decoding)
+
     def crowd(self, batch: Batch, people: int) -> Candidates:
         """Drawn candidates, the same in every picture: people (see `bottom_up_scene`) and worse copies of them.
 
         There are as many as the passes have centres, or one of each person where these are more.
         """
         device, count = batch.images.device, len(batch)
-        poses = crowd(people, (batch.images.shape[2], batch.images.shape[3]), len(self.skeleton))
+        height, width = batch.images.shape[2:]
+        poses = crowd(people, (height, width), len(self.skeleton))
         rows = torch.arange(max(people, self.inference.max_people * len(self.scales)))
         generator = torch.Generator().manual_seed(0)
-        copies = (
-            poses[rows % people] + torch.randn(len(rows), 1, 2, generator=generator) * (rows >= people)[:, None, None]
-        )
+        moved = 0.005 * height * (rows >= people)[:, None, None]
+        copies = poses[rows % people] + moved * torch.randn(len(rows), 1, 2, generator=generator)
         scores = torch.linspace(0.9, 0.3, len(rows))
         heat = torch.rand(copies.shape[:2], generator=generator)
         return Candidates(*(x.to(device).expand(count, *x.shape) for x in (copies, scores, heat)))

@@ -1,6 +1,7 @@
 """The method as a whole: a run, its losses, bad input."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,3 +150,20 @@ def test_memorises_two_people():
     expected = (people.keypoints[..., :2] - torch.tensor([0.0, 2.0])) / 0.5
     distance = (found.keypoints[best] - expected).norm(dim=-1).mean()
     assert distance < 4  # pixels of a picture of 128; people are 64 wide
+
+
+@pytest.mark.parametrize("people", [1, 20, 50])
+def test_the_timed_crowd_has_so_many_people(people):
+    """Copies are suppressed; people beyond the limit are left out."""
+    method = dekr(COCO)
+    case = batch(len(COCO), [], 2)
+    found = method.people(method.crowd(case, people), case)
+    counts = found.image_index.bincount().tolist()
+    assert counts[0] == counts[1]
+    assert 0.8 * min(people, 30) <= counts[0] <= min(people, 30)
+
+
+def test_a_search_needs_candidates_of_the_same_decoding():
+    method = dekr(COCO)
+    assert method.stores(replace(method.inference, close_keypoints=5))
+    assert not method.stores(replace(method.inference, min_score=0.5))

@@ -176,3 +176,14 @@ def test_learns_two_people():
     best = found.keypoints[:2][found.keypoints[:2, 0, 0].argsort()]
     expected = (people.keypoints[..., :2] - torch.tensor([0.0, 2.0])) / 0.5
     assert (best - expected).norm(dim=-1).max() < 6  # pixels of a picture of 128
+
+
+@pytest.mark.parametrize("scales", [[1.0], [1.0, 2.0]])
+@pytest.mark.parametrize("people", [1, 5])
+def test_the_timed_crowd_has_so_many_people(people, scales):
+    method = higherhrnet(COCO, test_time={"scales": scales, "flip": True})
+    case = batch(len(COCO), [], 2, size=256)
+    found = method.people(method.crowd(case, people), case)
+    counts = found.image_index.bincount().tolist()
+    assert counts[0] == counts[1] >= people
+    assert (found.keypoint_scores > 0).all()
