@@ -61,10 +61,9 @@ def post_processing(repeats: int = 20) -> list[dict[str, Any]]:
     """
     settings = Inference(**CONFIG["inference"])
     candidates = Candidates(*tagged_maps(crowd(PEOPLE, FRAME, len(COCO)), FRAME, (2, 4), tags=2))
-    grouping = settings.grouping(COCO)
 
     def ours(**changes: Any) -> Found:
-        return find(candidates, FRAME, replace(settings, **changes), grouping)
+        return find(candidates, FRAME, settings.kinds(COCO), replace(settings, **changes))
 
     def whole_maps() -> tuple[Tensor, Tensor]:
         tags = enlarged(enlarged(candidates.tags.flatten(1, 2), candidates.heatmaps.shape[2:]), FRAME)

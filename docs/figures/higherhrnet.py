@@ -47,7 +47,7 @@ def main() -> None:
     _, tags = tagged_maps(people.keypoints[..., :2], frame, (method.net.strides[-1], STRIDE), tags=1)
     _panel(axes[2], f"tags of the {KEYPOINT.replace('_', ' ')}", shown)
     axes[2].imshow(tags[0, kind, 0], extent=extent, alpha=0.6, cmap="coolwarm")
-    found = find(Candidates(target, tags), frame, method.inference, method.inference.grouping(data.skeleton))
+    found = find(Candidates(target, tags), frame, method.inference.kinds(data.skeleton), method.inference)
     keypoints = torch.cat([found.keypoints + 0.5, 2.0 * (found.keypoint_scores > 0)[..., None]], 2).numpy()
     _panel(axes[3], "people grouped by their tags", shown)
     axes[3].imshow(draw_poses(np.ascontiguousarray(shown), keypoints, data.skeleton, zoom=3), extent=extent)

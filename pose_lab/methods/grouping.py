@@ -9,7 +9,7 @@ Source: Newell, Huang and Deng, "Associative Embedding: End-to-End Learning for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from pose_lab.skeletons import Skeleton
 
 FULL = ("open", "skip")
 
@@ -31,7 +33,7 @@ class Grouping:
     groups then decides; a little of the exact distance decides them by what fits better.
 
     Attributes:
-        order: of the kinds.
+        order: of the kinds of keypoints, by skeleton; other skeletons have their own order.
         max_distance: peaks join a group only if their tags are nearer to the group's.
         max_groups: later groups are joined by nobody (published: 30); None: no limit.
         when_full: peaks that fit none of `max_groups` groups `open` others (published), or kinds that come when there
@@ -40,7 +42,7 @@ class Grouping:
         cost_rounded, cost_exact, cost_score: see above.
     """
 
-    order: Sequence[int]
+    order: Mapping[str, Sequence[str]]
     max_distance: float
     max_groups: int | None
     when_full: Literal["open", "skip"]
@@ -55,13 +57,27 @@ class Grouping:
         if self.max_groups is not None and self.max_groups < 1:
             raise ValueError(f"inference.max_groups is {self.max_groups}, but must be at least 1, or null")
 
+    def kinds(self, skeleton: Skeleton) -> tuple[int, ...]:
+        """A skeleton's keypoints in the order in which they are grouped.
 
-def grouped(scores: Tensor, tags: Tensor, settings: Grouping) -> tuple[Tensor, Tensor]:
+        Raises:
+            ValueError: `order` does not name each of them once.
+        """
+        names = list(self.order.get(skeleton.name, skeleton.keypoints))
+        if sorted(names) != sorted(skeleton.keypoints):
+            raise ValueError(
+                f"inference.order.{skeleton.name} must name each keypoint once: {', '.join(skeleton.keypoints)}"
+            )
+        return tuple(skeleton.keypoints.index(name) for name in names)
+
+
+def grouped(scores: Tensor, tags: Tensor, order: Sequence[int], settings: Grouping) -> tuple[Tensor, Tensor]:
     """Groups of all images.
 
     Args:
         scores: (B, K, M) of the peaks, 0 for none.
         tags: (B, K, M, T) finite.
+        order: of the kinds.
         settings: the parameters.
 
     Returns:
@@ -69,20 +85,22 @@ def grouped(scores: Tensor, tags: Tensor, settings: Grouping) -> tuple[Tensor, T
         in which they were opened.
     """
     on_host = zip(scores.cpu().numpy(), tags.cpu().numpy(), strict=True)
-    members = [_groups(*image, settings) for image in on_host]
+    members = [_groups(*image, order, settings) for image in on_host]
     image_index = np.repeat(np.arange(len(members)), [len(one) for one in members])
     together = np.concatenate([np.empty((0, scores.shape[1]), np.int64), *members])
     return torch.from_numpy(image_index).to(scores.device), torch.from_numpy(together).to(scores.device)
 
 
-def _groups(scores: NDArray[np.floating], tags: NDArray[np.floating], settings: Grouping) -> NDArray[np.int64]:
+def _groups(
+    scores: NDArray[np.floating], tags: NDArray[np.floating], order: Sequence[int], settings: Grouping
+) -> NDArray[np.int64]:
     """(G, K) the groups of one image."""
     kinds, most, size = tags.shape
     members = np.full((kinds * most, kinds), -1)
     sums, counts = (np.zeros((kinds * most, columns), np.float32) for columns in (size, 1))
     keys = np.zeros(kinds * most, np.float32)
     total = 0
-    for kind in settings.order:
+    for kind in order:
         joinable = total if settings.max_groups is None else min(total, settings.max_groups)
         if settings.when_full == "skip" and joinable == settings.max_groups:
             break

@@ -252,8 +252,8 @@ def _back(maps: Tensor, flip: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Inference:
-    """The parameters of inference.
+class Inference(Grouping):
+    """The parameters of inference; those of the grouping, see there, are among them.
 
     Attributes:
         max_peaks: of each kind of keypoint in an image.
@@ -261,8 +261,6 @@ class Inference:
         window: side of the square (pixels of the input) within which a peak is the largest; odd.
         adjust: keypoints move a quarter of a pixel towards the greater neighbour on each axis, and half a pixel on.
         refine: people get the keypoints that they lack where heatmap and tags fit best.
-        max_distance, max_groups, when_full, merge_equal_tags, cost_rounded, cost_exact, cost_score, order: see
-            `grouping.Grouping`; `order` is by skeleton, other skeletons have their own order.
     """
 
     max_peaks: int
@@ -270,44 +268,15 @@ class Inference:
     window: int
     adjust: bool
     refine: bool
-    max_distance: float
-    max_groups: int | None
-    when_full: Literal["open", "skip"]
-    merge_equal_tags: bool
-    cost_rounded: float
-    cost_exact: float
-    cost_score: float
-    order: Mapping[str, Sequence[str]]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_peaks < 1:
             raise ValueError(f"inference.max_peaks is {self.max_peaks}, but must be at least 1")
         if self.window % 2 == 0:
             raise ValueError(f"inference.window is {self.window}, but a window needs a middle: give an odd number")
         if self.min_score < 0:
             raise ValueError(f"inference.min_score is {self.min_score}, but must be at least 0")
-
-    def grouping(self, skeleton: Skeleton) -> Grouping:
-        """How peaks of a skeleton's keypoints are grouped.
-
-        Raises:
-            ValueError: `order` names a keypoint that the skeleton lacks, or not all of them once.
-        """
-        names = list(self.order.get(skeleton.name, skeleton.keypoints))
-        if sorted(names) != sorted(skeleton.keypoints):
-            raise ValueError(
-                f"inference.order.{skeleton.name} must name each keypoint once: {', '.join(skeleton.keypoints)}"
-            )
-        return Grouping(
-            order=tuple(skeleton.keypoints.index(name) for name in names),
-            max_distance=self.max_distance,
-            max_groups=self.max_groups,
-            when_full=self.when_full,
-            merge_equal_tags=self.merge_equal_tags,
-            cost_rounded=self.cost_rounded,
-            cost_exact=self.cost_exact,
-            cost_score=self.cost_score,
-        )
 
 
 @dataclass
@@ -375,14 +344,14 @@ class Found:
     scores: Tensor
 
 
-def find(candidates: Candidates, frame: tuple[int, int], settings: Inference, grouping: Grouping) -> Found:
+def find(candidates: Candidates, frame: tuple[int, int], order: Sequence[int], settings: Inference) -> Found:
     """Peaks, groups of them, and what they lack.
 
     Args:
         candidates: of a batch.
         frame: height and width of the input.
+        order: in which kinds of keypoints are grouped.
         settings: the parameters.
-        grouping: those of the grouping, for the skeleton.
     """
     heat, tags = _sound(candidates)
     tags = enlarged(tags.flatten(1, 2), heat.shape[2:]).view(-1, tags.shape[2], *heat.shape[2:])  # (B K, T, h, w)
@@ -392,7 +361,7 @@ def find(candidates: Candidates, frame: tuple[int, int], settings: Inference, gr
     heat = heat.flatten(0, 1)
     groups = torch.arange(len(heat), device=heat.device).view(*seen.scores.shape[:2], 1).expand_as(seen.scores)
     seen_tags = read(tags, groups.flatten(), seen.places.flatten(0, 2), factor).unflatten(0, groups.shape)
-    image_index, members = grouped(seen.scores, seen_tags, grouping)
+    image_index, members = grouped(seen.scores, seen_tags, order, settings)
     kinds = torch.arange(members.shape[1], device=heat.device)
     maps = image_index[:, None] * len(kinds) + kinds  # (P, K)
     there = members >= 0
@@ -489,7 +458,7 @@ class HigherHRNet(BottomUp):
         super().__init__(keypoints, network, optimisation, image_size, normalisation, test_time)
         self.labels, self.weights = Labels(**labels), Losses(**losses)
         self.inference, self.aggregation = Inference(**inference), aggregation
-        self.inference.grouping(keypoints)
+        self.inference.kinds(keypoints)  # refuses an order that does not fit
         if 1 not in self.scales:
             raise ValueError(f"test_time.scales is {list(self.scales)}: 1 must be among them, for the tags")
         if aggregation not in AGGREGATIONS:
@@ -544,7 +513,7 @@ class HigherHRNet(BottomUp):
 
     def people(self, candidates: Candidates, batch: Batch) -> Predictions:
         """Grouping and refinement: the people found, in pixels of the original images."""
-        found = find(candidates, _sides(batch.images), self.inference, self.inference.grouping(self.skeleton))
+        found = find(candidates, _sides(batch.images), self.inference.kinds(self.skeleton), self.inference)
         to_original = warps.invert(batch.to_input).to(found.keypoints)[found.image_index]
         keypoints = warps.apply_to_points(to_original, found.keypoints + PIXEL_CENTRE)
         there = found.keypoint_scores > 0

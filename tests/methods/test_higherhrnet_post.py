@@ -1,7 +1,5 @@
 """Aggregation, grouping and refinement against the published outputs, and bad input."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -44,7 +42,7 @@ def maps_of(name):
 
 
 def found_in(candidates, settings):
-    return find(candidates, tuple(candidates.heatmaps.shape[2:]), settings, settings.grouping(COCO))
+    return find(candidates, tuple(candidates.heatmaps.shape[2:]), settings.kinds(COCO), settings)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -183,22 +181,17 @@ def test_images_of_a_batch_are_independent():
         torch.testing.assert_close(alone.scores, together.scores[rows], rtol=0, atol=0)
 
 
-def grouping(kinds, **changes):
-    settings = ours(**changes)
-    return replace(settings.grouping(COCO), order=range(kinds))
-
-
 @pytest.mark.parametrize("people", [30, 36, 100])
 def test_any_number_of_people_is_grouped(people):
     """The published limit leaves everybody beyond the thirtieth in pieces."""
     tags = (3.0 * torch.arange(people)).view(1, 1, people, 1).repeat(1, 5, 1, 1)
     scores = torch.rand(1, 5, people, generator=torch.Generator().manual_seed(0)) + 0.2
-    image_index, members = grouped(scores, tags, grouping(5))
+    image_index, members = grouped(scores, tags, range(5), ours())
     assert len(image_index) == people
     assert torch.equal(members, torch.arange(people)[:, None].expand(-1, 5))
-    limited = grouped(scores, tags, grouping(5, max_groups=30))[1]
+    limited = grouped(scores, tags, range(5), ours(max_groups=30))[1]
     assert len(limited) == 30 + 5 * (people - 30)
-    skipped = grouped(scores, tags, grouping(5, max_groups=30, when_full="skip"))[1]
+    skipped = grouped(scores, tags, range(5), ours(max_groups=30, when_full="skip"))[1]
     assert len(skipped) == people
     assert (skipped[:, 1:] >= 0).sum() == (0 if people >= 30 else 4 * people)
 
@@ -209,10 +202,10 @@ def test_ties_are_decided_by_the_exact_distance_whatever_the_order():
     scores = torch.tensor([[[0.9, 0.9], [0.9, 0.9]]])
     for order in ([0, 1], [1, 0]):
         tags = torch.stack([first, second[order]])[None, ..., None]
-        members = grouped(scores, tags, grouping(2))[1]
+        members = grouped(scores, tags, range(2), ours())[1]
         assert members[:, 1].tolist() == order
     alike = [
-        grouped(scores, torch.stack([first, second[order]])[None, ..., None], grouping(2, cost_exact=0.0))[1][:, 1]
+        grouped(scores, torch.stack([first, second[order]])[None, ..., None], range(2), ours(cost_exact=0.0))[1][:, 1]
         for order in ([0, 1], [1, 0])
     ]
     assert torch.equal(*alike)  # of the peaks' numbers, so other tags
@@ -220,8 +213,8 @@ def test_ties_are_decided_by_the_exact_distance_whatever_the_order():
 
 def test_equal_tags_are_two_people_unless_published():
     scores, tags = torch.full((1, 2, 2), 0.9), torch.zeros(1, 2, 2, 1)
-    assert len(grouped(scores, tags, grouping(2))[1]) == 2
-    assert grouped(scores, tags, grouping(2, merge_equal_tags=True))[1].tolist() == [[1, 1]]
+    assert len(grouped(scores, tags, range(2), ours())[1]) == 2
+    assert grouped(scores, tags, range(2), ours(merge_equal_tags=True))[1].tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
