@@ -366,21 +366,23 @@ def find(candidates: Candidates, frame: tuple[int, int], order: Sequence[int], s
     maps = image_index[:, None] * len(kinds) + kinds  # (P, K)
     there = members >= 0
     row = image_index[:, None], kinds, members.clamp(min=0)
-    scores = seen.scores[row] * there
-    keypoints = torch.zeros(*there.shape, 2, device=heat.device)
-    shifted = quarter_shifts if settings.adjust else _whole
-    keypoints[there] = shifted(heat, maps[there], seen.places[row][there]).to(keypoints)
-    pose_scores = scores.mean(1)
-    lacking = ~there
-    if settings.refine and lacking.any():
+    keypoints, scores = torch.zeros(*there.shape, 2, device=heat.device), seen.scores[row] * there
+    places = seen.places[row][there]
+    keypoints[there] = quarter_shifts(heat, maps[there], places) if settings.adjust else places.to(keypoints)
+    found = Found(image_index, keypoints, scores, scores.mean(1))
+    if settings.refine and not there.all():
         means = (seen_tags[row] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
-        person = lacking.nonzero()[:, 0]
-        places, values = best_pixels(Blocks(heat, tags), maps[lacking], means[person])
-        points = torch.stack([places % frame[1], places // frame[1]], 1)
-        points = quarter_shifts(heat, maps[lacking], points)
-        keypoints[lacking] = points.where(values[:, None] > 0, 0)
-        scores[lacking] = values.clamp(min=0)
-    return Found(image_index, keypoints, scores, pose_scores)
+        _refine(found, ~there, heat, tags, maps, means)
+    return found
+
+
+def _refine(found: Found, lacking: Tensor, heat: Tensor, tags: Tensor, maps: Tensor, means: Tensor) -> None:
+    """Gives people (P) of mean tags (P, T) the keypoints that they lack (P, K), from `maps` (P, K) of heat and tags."""
+    maps, means = maps[lacking], means[lacking.nonzero()[:, 0]]
+    places, values = best_pixels(Blocks(heat, tags), maps, means)
+    points = torch.stack([places % heat.shape[2], places // heat.shape[2]], 1)
+    found.keypoints[lacking] = quarter_shifts(heat, maps, points).where(values[:, None] > 0, 0)
+    found.keypoint_scores[lacking] = values.clamp(min=0)
 
 
 def quarter_shifts(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
@@ -396,11 +398,6 @@ def quarter_shifts(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
     right = heat[maps, y, (x + 1).clamp(max=width - 1)] > heat[maps, y, (x - 1).clamp(min=0)]
     below = heat[maps, (y + 1).clamp(max=height - 1), x] > heat[maps, (y - 1).clamp(min=0), x]
     return places + 0.5 + torch.stack([right, below], 1).float().mul(0.5).sub(0.25)
-
-
-def _whole(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
-    """Keypoints at the pixels themselves."""
-    return places
 
 
 def _sound(candidates: Candidates) -> tuple[Tensor, Tensor]:
