@@ -227,7 +227,7 @@ def _arrays(images: list[Record], people: list[Record], rules: ReadingRules) -> 
         instance_ids=np.array([person["id"] for person in people], np.int64),
         image_index=np.array([index[person["image_id"]] for person in people], np.int64),
         boxes=np.concatenate([corner_size[:, :2], corner_size[:, :2] + corner_size[:, 2:]], 1),
-        keypoints=keypoints.astype(np.float32),
+        keypoints=keypoints,
         areas=_areas(people, corner_size, rules.area_factor),
         ignore=np.array([bool(person.get("iscrowd", 0)) for person in people], np.bool_),
         num_keypoints=(labelled & np.array(shown.counted)).sum(1).astype(np.int32),

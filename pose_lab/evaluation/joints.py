@@ -44,7 +44,7 @@ def evaluate(protocol: Protocol) -> Evaluation:
         raise ValueError(f"{protocol.annotations}: nobody counts in the evaluation (no person with labelled keypoints)")
     found, rows, ignored = _found(protocol, annotations, people)
     ignored |= {"people without labelled keypoints and crowd regions": len(annotations.ignore) - len(people)}
-    truth = torch.from_numpy(annotations.keypoints[rows].astype(np.float64))
+    truth = torch.from_numpy(annotations.keypoints[rows])
     annotated, labelled = truth[..., :2], truth[..., 2] > 0
     given: dict[str, Tensor] = {}
     if settings["size"] is not None and not isinstance(metric, PCP):
@@ -108,8 +108,7 @@ def _found(
             )
         ignored = {"people without a result": missing, "results of people that do not count": len(owner) - len(chosen)}
         ignored |= {f"results {reason}": count for reason, count in results.left_out.items()}
-    # As precise as annotations are kept: who is found exactly must have no error
-    return (found + protocol.settings["shift"]).float().double(), rows, ignored
+    return found + protocol.settings["shift"], rows, ignored
 
 
 def _owners(

@@ -374,7 +374,7 @@ class _GroundTruth:
     def of(cls, annotations: Annotations, evaluated: NDArray[np.bool_]) -> _GroundTruth:
         image_index = annotations.image_index
         rows = np.flatnonzero(evaluated[image_index])
-        keypoints = annotations.keypoints[rows].astype(np.float64)
+        keypoints = annotations.keypoints[rows]
         keypoints[..., :2] -= annotations.pixel_shift
         return cls(
             rows=torch.from_numpy(rows),
