@@ -106,8 +106,10 @@ def test_precision_is_read_where_a_recall_is_first_reached():
     """Hit, miss, ignored, hit of four people: precision 1 up to recall 1/4, 2/3 up to 1/2, none beyond."""
     curves = precision_over_recall(
         scores=torch.tensor([0.9, 0.8, 0.7, 0.6], dtype=torch.float64),
-        matched=torch.tensor([[[True, False, False, True]]]),
-        ignored=torch.tensor([[[False, False, True, False]]]),
+        place=torch.tensor([0, 2, 3]),
+        hits=torch.tensor([[[True, False, True]]]),
+        misses=torch.zeros(1, 1, 3, dtype=torch.bool),
+        others=torch.tensor([[False, True, False, False]]),
         people=torch.tensor([4]),
         recalls=torch.tensor([0, 0.25, 0.3, 0.5, 0.6, 1], dtype=torch.float64),
     )
@@ -119,7 +121,13 @@ def test_precision_is_read_where_a_recall_is_first_reached():
 def test_without_people_everything_is_undefined():
     one = torch.ones(1, 1, 1, dtype=torch.bool)
     curves = precision_over_recall(
-        torch.ones(1).double(), ~one, ~one, torch.tensor([0]), torch.tensor([0.0, 1.0]).double()
+        scores=torch.ones(1).double(),
+        place=torch.tensor([0]),
+        hits=~one,
+        misses=one,
+        others=~one[0],
+        people=torch.tensor([0]),
+        recalls=torch.tensor([0.0, 1.0]).double(),
     )
     assert curves.precision.tolist() == [[[-1, -1]]]
     assert curves.recall.tolist() == [[-1]]
