@@ -107,6 +107,8 @@ def test_tables_by_keypoint_and_by_people(truth: Path, tmp_path: Path, capsys: p
     tables = json.loads(out.read_text())
     assert list(tables["by_keypoint"]) == list(COCO.keypoints)
     assert all(-1 <= row["AP"] <= 1 for row in tables["by_people"].values())
+    pictures = len(json.loads(truth.read_text())["images"])
+    assert sum(row["pictures"] for row in tables["by_people"].values()) == pictures
     assert "by keypoint" in printed
 
 

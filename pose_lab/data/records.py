@@ -64,7 +64,7 @@ def checked(content: Content, path: Path, rules: ReadingRules) -> tuple[Annotati
 def examined(content: Content, rules: ReadingRules) -> tuple[Annotations, dict[str, list[Any]]]:
     """The annotations without bad records, and the ids of those by what is wrong with them."""
     faults = _Faults()
-    images = sorted(_sound_images(content.images, faults), key=lambda image: image["id"])
+    images = sorted(_sound_images(content.images, rules, faults), key=lambda image: image["id"])
     people = _sound_people(content.people, {image["id"] for image in images}, rules, faults)
     return _arrays(images, people, rules), faults.found
 
@@ -91,7 +91,7 @@ def _first(items: Sequence[Any]) -> str:
     return ", ".join(str(item) for item in items[:_NAMED]) + (", ..." if len(items) > _NAMED else "")
 
 
-def _sound_images(images: list[Record], faults: _Faults) -> list[Record]:
+def _sound_images(images: list[Record], rules: ReadingRules, faults: _Faults) -> list[Record]:
     seen: set[int] = set()
 
     def wrong(image: Record) -> str | None:
@@ -107,7 +107,7 @@ def _sound_images(images: list[Record], faults: _Faults) -> list[Record]:
             return "images whose file_name is no text"
         if not isinstance(image.get("crowdIndex"), int | float | None):
             return "images whose crowdIndex is no number"
-        if image["width"] <= 0 or image["height"] <= 0:
+        if rules.sizes and (image["width"] <= 0 or image["height"] <= 0):
             return "images of zero size"
         if image["id"] in seen:
             return "images with an id that occurred before"

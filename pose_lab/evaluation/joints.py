@@ -78,7 +78,8 @@ def _metric(settings: Mapping[str, Any], skeleton: Skeleton) -> dict[str, Any]:
 def _unit(size: str | None, metric: object) -> str:
     if isinstance(metric, PCP):
         return "errors relative to each limb"
-    place = "distances in pixels" if size is None else f"distances relative to {SIZES.get(size, size)}"
+    by = "" if size is None else SIZES.get(size, size.replace(",", " to "))
+    place = f"distances relative to {by}" if by else "distances in pixels"
     return f"{place}, right if {'<=' if metric.inclusive else '<'} threshold" if isinstance(metric, PCK) else place
 
 
@@ -156,7 +157,10 @@ def _sizes(
         return box_sizes(torch.from_numpy(annotations.boxes[rows]))
     if size == "head":
         if annotations.head_boxes is None:
-            raise ValueError(f"{protocol.annotations} has no head boxes, which this metric measures by")
+            raise ValueError(
+                f"{protocol.annotations} has no head boxes, which this metric measures by; MPII's gt_valid.mat and the "
+                "official .mat (part=train) do"
+            )
         return head_sizes(torch.from_numpy(annotations.head_boxes[rows])).nan_to_num(0)
     names = protocol.settings["torso"] if size == "torso" else size.split(",")
     if len(names) != 2:

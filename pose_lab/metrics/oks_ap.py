@@ -369,12 +369,12 @@ def sets_of_images(
     Args:
         values: (I,) e.g. `annotations.crowd_index` or `people_per_image(annotations)`; NaN belongs nowhere.
         edges: ascending; below the first and from the last on are intervals too.
-        whole_numbers: name intervals by the numbers in them: "2", "3 to 5".
+        whole_numbers: values are such from 0 on; name intervals by the numbers in them: "2", "3 to 5".
 
     Returns:
         a mask (I,) by the interval's name, e.g. "0.2 to 0.8", "from 0.8"; the first is named "below 0.2".
     """
-    bounds = [-np.inf, *edges, np.inf]
+    bounds = [0 if whole_numbers else -np.inf, *edges, np.inf]
     step = int(whole_numbers)
     sets = {}
     for low, high in pairwise(bounds):
