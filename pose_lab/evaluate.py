@@ -25,9 +25,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from pose_lab.errors import complain
 from pose_lab.evaluation import protocol
 from pose_lab.evaluation.protocol import Evaluation, Protocol
-from pose_lab.runs.errors import said
 from pose_lab.runs.files import write_json
 
 REQUIRED = ("gt", "dt", "metric")
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "out" in given:
             write(Path(given["out"]), evaluation)
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
-        print(f"error: {' '.join(said(error).split())}", file=sys.stderr)
+        complain(error)
         sys.exit(1)
 
 

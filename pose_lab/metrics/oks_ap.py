@@ -25,7 +25,8 @@ from pose_lab.ops.oks import (
     pair_up,
     precision_over_recall,
     rank_within,
-    within_reach,
+    reaches,
+    touching,
 )
 from pose_lab.poses import Annotations, Predictions
 from pose_lab.skeletons import Skeleton
@@ -321,12 +322,13 @@ class OKSAveragePrecision(Metric):
         """Pairs that reach the lowest threshold, and their similarity (P,); some detections at a time, for memory."""
         keypoints, boxes = joined(self.keypoints), joined(self.boxes)
         sigmas = torch.tensor(self.sigmas, dtype=torch.float64)
+        reach = reaches(truth.people, sigmas, lowest)
         near_pairs, near_similarity = [], []
         for start in range(0, max(len(found.rows), 1), DETECTIONS_AT_A_TIME):
             block = slice(start, start + DETECTIONS_AT_A_TIME)
             rows = found.rows[block]
             pairs = pair_up(found.image_index[block], truth.first_person)
-            pairs = within_reach(pairs, boxes[rows], truth.people, sigmas, lowest)
+            pairs = touching(pairs, boxes[rows], reach)
             rows_of_state = Pairs(rows[pairs.detection], pairs.person)
             similarity = keypoint_similarity(rows_of_state, keypoints, truth.people, sigmas)
             near = (similarity >= lowest).nonzero().squeeze(1)
