@@ -1,16 +1,22 @@
-"""`python -m pose_lab.evaluate gt=ANNOTATIONS dt=RESULTS metric=NAME`: the numbers of anybody's results file.
+"""`python -m pose_lab.evaluate gt=ANNOTATIONS dt=RESULTS metric=NAME`: the
+numbers of anybody's results file.
 
-RESULTS is a COCO results file, AlphaPose's, or a folder of mmpose's files of single pictures; for metrics of single
-people also an array (.npy, .npz, .mat) with a row per annotated person. Further arguments:
+RESULTS is a COCO results file, AlphaPose's, or a folder of mmpose's files of
+single pictures; for metrics of single people also an array (.npy, .npz, .mat)
+with a row per annotated person; of videos PoseTrack18's files.
 
-  out=FILE.json         writes the numbers under their official names, the tables too
-  by=NAME,...           further tables of OKS: keypoint, crowd_index, people (per picture)
-  curves=FILE.csv       writes precision over recall (OKS)
-  matches=FILE.npz      writes which detection took which person (OKS), see docs/evaluation.md
-  cache=FOLDER          keeps the index of ANNOTATIONS for the next time
-  data=NAME             how ANNOTATIONS is read, where the metric does not say so: conf/data
-  part=NAME             of several that ANNOTATIONS holds: train, test
-  KEY=VALUE             any setting of conf/metric/NAME.yaml: unknown_images=skip, crowd_limits=paper, thresholds=[0.1]
+  out=FILE.json      writes the numbers under their official names, tables too
+  by=NAME,...        further tables of OKS: keypoint, crowd_index, people (per
+                     picture)
+  curves=FILE.csv    writes precision over recall (OKS)
+  matches=FILE.npz   writes which detection took which person (OKS), see
+                     docs/evaluation.md
+  cache=FOLDER       keeps the index of ANNOTATIONS for the next time
+  data=NAME          how ANNOTATIONS is read, where the metric does not say so:
+                     conf/data
+  part=NAME          of several that ANNOTATIONS holds: train, test
+  KEY=VALUE          any setting of conf/metric/NAME.yaml: unknown_images=skip,
+                     crowd_limits=paper, thresholds=[0.1]
 
 All pictures of ANNOTATIONS are evaluated, also those without results.
 """
@@ -23,6 +29,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from pose_lab.errors import complain
@@ -41,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
-        print("metrics: " + ", ".join(protocol.names("metric")))
+        print(fill("metrics: " + ", ".join(protocol.names("metric")), SCREEN))
         return
     try:
         given = parsed(arguments)

@@ -251,7 +251,9 @@ def test_missing_results_are_named(truth: Path, capsys: pytest.CaptureFixture):
 
 
 def test_help_is_the_text_at_the_top(capsys: pytest.CaptureFixture):
-    assert "gt=ANNOTATIONS" in run(capsys, "--help")
+    printed = run(capsys, "--help")
+    assert "gt=ANNOTATIONS" in printed
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_crowdpose_of_real_annotations(tmp_path: Path, capsys: pytest.CaptureFixture):

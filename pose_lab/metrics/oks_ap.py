@@ -183,7 +183,7 @@ class OKSAveragePrecision(Metric):
         self.image_ids.append(image_ids.long())
         self.detections_per_image.append(torch.bincount(image_index[kept], minlength=len(image_ids)))
         self.scores.append(predictions.scores[kept].double())
-        keypoints = predictions.keypoints[kept].double()
+        keypoints = predictions.keypoints.index_select(0, kept).double()
         boxes = bounding_boxes(keypoints)
         self.areas.append(_sizes(boxes) if areas is None else areas[kept].double())
         self.boxes.append(boxes)

@@ -197,16 +197,16 @@ def greedy_match(
     person_to_mark = torch.where(reusable, nobody, _rows(reusable))
     by_similarity = torch.argsort(similarity, stable=True)
     bid = torch.empty_like(by_similarity).scatter_(0, by_similarity, _rows(similarity))
-    bids = bid + len(pairs) * counted[:, pairs.person]  # (A, P): unique, a counted person outbids all others
+    bids = (bid + len(pairs) * counted[:, pairs.person]).int()  # (A, P): unique, a counted person outbids all others
     reached = similarity >= thresholds[:, None]  # (T, P)
     pair_rank = rank[pairs.detection]
     for rows in torch.argsort(pair_rank, stable=True).split(torch.bincount(pair_rank).tolist()):
         detections, slot = torch.unique_consecutive(pairs.detection[rows], return_inverse=True)
         usable = reached[:, rows] & ~taken[..., pairs.person[rows]]  # (A, T, rows)
         offers = torch.where(usable, bids[:, None, rows], -1)
-        best = rank.new_full((*shape, len(detections)), -1)
+        best = bids.new_full((*shape, len(detections)), -1)
         best.scatter_reduce_(2, slot.expand(*shape, -1), offers, "amax")
-        winner = by_similarity[best % len(pairs)]
+        winner = by_similarity[best.long() % len(pairs)]
         chosen[..., detections] = torch.where(best >= 0, winner, -1).int()
         taken.scatter_(2, torch.where(best >= 0, person_to_mark[pairs.person[winner]], nobody), True)
     return chosen

@@ -96,7 +96,9 @@ def _check(root: Path, source: Source, decode: bool, out: Path | None) -> None:
         temporary = out / "check.json.writing"
         temporary.write_text(json.dumps(report, indent=1))
         temporary.replace(out / "check.json")
-        print(f"\nPictures and check.json are in {out}; in those of people (_flips) left is orange, right is blue.")
+        print(
+            f"\nPictures and check.json are in {out}; in those of people (*_flips.png)\nleft is orange, right is blue."
+        )
 
 
 def table(part: Part, findings: Findings) -> str:
