@@ -184,6 +184,21 @@ def test_a_track_twice_in_a_frame_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert f"record {len(records)} has the track_id {records[5]['track_id']} of record 5" in error
 
 
+def test_annotated_people_need_tracks_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture):
+    gt, records = write_case("two_people", tmp_path / "gt")
+    dt = stored(tmp_path / "dt.json", records)
+    (file,) = gt.iterdir()
+    content = json.loads(file.read_text())
+    people = content["annotations"]
+    people[1]["track_id"] = people[0]["track_id"]
+    file.write_text(json.dumps(content))
+    error = fails(capsys, f"gt={gt}", f"dt={dt}", "metric=posetrack")
+    assert f"annotation {people[1]['id']} has the track_id {people[0]['track_id']} of annotation" in error
+    del people[1]["track_id"]
+    file.write_text(json.dumps(content))
+    assert f"annotation {people[1]['id']} has no track_id" in fails(capsys, f"gt={gt}", f"dt={dt}", "metric=posetrack")
+
+
 def test_annotations_without_videos_or_heads_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
     gt, records = write_case("crowd", tmp_path / "gt")
     dt = stored(tmp_path / "dt.json", records)

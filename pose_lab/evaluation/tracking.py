@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +38,10 @@ def evaluate(protocol: Protocol) -> Evaluation:
     if annotations.head_boxes is None:
         raise ValueError(f"{protocol.annotations} has no head boxes, which distances are measured by")
     results = read_results(protocol.results, annotations, protocol.skeleton, settings["unknown_images"], videos=True)
-    _refuse_untracked(protocol, results)
+    people, images = ~annotations.ignore, results.predictions.image_index.numpy()
+    tracked = (values[people] for values in (annotations.instance_ids, annotations.image_index, annotations.track_ids))
+    _refuse_untracked(protocol.annotations, "annotation", *tracked)
+    _refuse_untracked(protocol.results, "record", results.records, images, results.track_ids)
     chosen = indices_of(protocol.skeleton, settings["keypoints"])
     truth, without_head = _annotated(annotations, chosen)
     found = _found(results, chosen)
@@ -71,22 +75,17 @@ def evaluate(protocol: Protocol) -> Evaluation:
     )
 
 
-def _refuse_untracked(protocol: Protocol, results: Results) -> None:
-    """Raises ValueError if a result has no track, or a track is twice in a frame."""
-    if (results.track_ids < 0).any():
-        record = results.records[(results.track_ids < 0).argmax()]
-        raise ValueError(f"{protocol.results}: record {record} has no track_id, a number from 0 on")
-    images = results.predictions.image_index.numpy()
-    place = np.column_stack([images, results.track_ids])
-    _, first, which = np.unique(place, axis=0, return_index=True, return_inverse=True)
-    again = first[which.reshape(-1)] != np.arange(len(place))
+def _refuse_untracked(path: Path, what: str, ids: NDArray[np.int64], frame: NDArray, track: NDArray) -> None:
+    """Raises ValueError if somebody has no track, or two have the same in a frame."""
+    if (track < 0).any():
+        raise ValueError(f"{path}: {what} {ids[(track < 0).argmax()]} has no track_id, a number from 0 on")
+    _, first, which = np.unique(np.column_stack([frame, track]), axis=0, return_index=True, return_inverse=True)
+    first_alike = first[which.reshape(-1)]
+    again = first_alike != np.arange(len(track))
     if again.any():
         n = again.argmax()
-        record, other = results.records[[n, first[which.reshape(-1)[n]]]]
-        raise ValueError(
-            f"{protocol.results}: record {record} has the track_id {results.track_ids[n]} of record {other}, which is "
-            "in the same frame"
-        )
+        other = ids[first_alike[n]]
+        raise ValueError(f"{path}: {what} {ids[n]} has the track_id {track[n]} of {what} {other} of the same frame")
 
 
 def _annotated(annotations: Annotations, chosen: list[int]) -> tuple[Tracks, int]:
