@@ -108,7 +108,8 @@ def reaches(people: People, sigmas: Tensor, lowest: float) -> Tensor:
     """
     labelled = people.keypoints[..., 2:] > 0
     xy = people.keypoints[..., :2]
-    low, high = xy.masked_fill(~labelled, torch.inf).amin(1), xy.masked_fill(~labelled, -torch.inf).amax(1)
+    low = bounding_boxes(torch.where(labelled, xy, torch.inf))[:, :2]
+    high = bounding_boxes(torch.where(labelled, xy, -torch.inf))[:, 2:]
     size = people.boxes[:, 2:] - people.boxes[:, :2]
     unlabelled = ~labelled.any(1)
     low = torch.where(unlabelled, people.boxes[:, :2] - size, low)
