@@ -91,6 +91,15 @@ def cancel(ids: Sequence[str]) -> None:
         ask("scancel", *ids)
 
 
+def release(job: str) -> None:
+    """Lets a job start that was submitted held.
+
+    Raises:
+        SlurmError: it is gone, or the controller does not answer.
+    """
+    ask("scontrol", "release", job)
+
+
 def ask(*command: str) -> str:
     """Runs one of Slurm's commands.
 

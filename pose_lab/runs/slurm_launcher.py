@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import CompactHydraException
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 
 from pose_lab.runs import code, slurm
@@ -30,7 +30,7 @@ from pose_lab.runs.slurm_sweep import Submission, Watch, place, settle, submitti
 from pose_lab.runs.sweep import Job, View
 from pose_lab.runs.table import view
 
-REPORT = {"time": 30, "mem": "4G"}  # minutes and memory of the job that makes the report
+SAVING = 30  # seconds before its time limit that a run needs to end its step and to write a checkpoint
 
 
 @dataclass
@@ -51,6 +51,7 @@ class SlurmConf:
     array_parallelism: int = MISSING
     setup: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
     signal_seconds: int = MISSING
     max_restarts: int = MISSING
     retry_failed: bool = True
@@ -83,6 +84,12 @@ class SlurmLauncher(SweepLauncher):
         for name in ("nodes", "tasks_per_node", "cpus_per_task", "minutes", "array_parallelism"):
             if getattr(self.settings, name) < 1:
                 raise CompactHydraException(f"hydra.launcher.{name}={getattr(self.settings, name)}: it is at least 1")
+        needed = SAVING + OmegaConf.select(self.config, "logger.stop_timeout", default=0)
+        if self.settings.signal_seconds < needed:
+            raise CompactHydraException(
+                f"hydra.launcher.signal_seconds={self.settings.signal_seconds} is too short to end a run in: it is at "
+                f"least {needed} ({SAVING} for the checkpoint, the rest for W&B: logger.stop_timeout)"
+            )
 
     def device(self, cfg: DictConfig) -> str:
         """What each run asks Slurm for."""
@@ -132,15 +139,18 @@ class SlurmLauncher(SweepLauncher):
             chains = _chains(todo)
             tasks = [Task([_step(job, copies) for job in chain]) for chain in chains]
             number = self._submit_array(tasks, home, code.environment(copy))
+            submitted = [number]
             try:
-                reports = [self._submit_report(number, folder, copy) for folder in sweep_folders(todo)]
-                for folder, report in zip(sweep_folders(todo), reports, strict=True):
+                for folder in sweep_folders(todo):
+                    report = self._submit_report(number, folder, copy) if self.config.get("report") else None
+                    submitted += [report] if report else []
                     runs = [[job.folder.name for job in chain if job.folder.path.parent == folder] for chain in chains]
                     attempts = {job.folder.name: job.folder.recorded_status().attempt for job in todo}
                     submission = Submission(number, runs, attempts, report)
                     submission.write(folder)
+                slurm.release(number)
             except BaseException:
-                slurm.cancel([number])
+                self._take_back(submitted, sweep_folders(todo))
                 raise
             watch.look()
             return submission
@@ -174,8 +184,10 @@ class SlurmLauncher(SweepLauncher):
             "signal_delay_s": self.settings.signal_seconds,
             "stderr_to_stdout": True,
             "setup": [*self.settings.setup, *exports],
-            "additional_parameters": {"requeue": True, **self.settings.options},
-            "srun_args": [f"--cpus-per-task={cpus}"],  # since 22.05 srun does not take it from sbatch
+            # held until all of the submission is done and written down
+            "additional_parameters": {"requeue": True, "hold": True, **self.settings.options},
+            # a rank that dies ends the others, too; since 22.05 srun does not take the CPUs from sbatch
+            "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
         }
         executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
         try:
@@ -186,18 +198,35 @@ class SlurmLauncher(SweepLauncher):
 
     def _submit_report(self, after: str, folder: Path, copy: Path) -> str:
         """A job that makes the report when the array has ended, whether or not somebody waits."""
+        own = dict(self.settings.report)
+        memory, minutes, extra = own.pop("mem_gb", None), own.pop("minutes", None), own.pop("options", None) or {}
         options = {
-            **self._where(),
-            **REPORT,
+            **own,
+            "time": minutes,
+            "mem": f"{memory:g}G" if memory else None,
+            "ntasks": 1,
+            "cpus-per-task": 1,
             "dependency": f"afterany:{after}",
             "job-name": f"{folder.parent.name}-report",
+            **extra,
         }
         flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
         variables = [f"{name}={value}" for name, value in code.environment(copy).items()]
         command = ["env", *variables, sys.executable, "-m", "pose_lab.sweep", "report", str(folder.absolute())]
         script = "\n".join([*self.settings.setup, shlex.join(command)])
         log = place(folder).absolute() / "%j_report.out"
-        return slurm.ask("sbatch", "--parsable", *flags, f"--output={log}", f"--wrap={script}").strip().split(";")[0]
+        try:
+            answer = slurm.ask("sbatch", "--parsable", *flags, f"--output={log}", f"--wrap={script}")
+        except SlurmError as error:
+            text = f"Slurm refused the report's job (machine.cluster.report), nothing was submitted. {error}"
+            raise SlurmError(text) from error
+        return answer.strip().split(";")[0]
+
+    def _take_back(self, jobs: Sequence[str], folders: Sequence[Path]) -> None:
+        """Nothing is submitted by halves."""
+        for folder in folders:
+            (place(folder) / f"{jobs[0]}.json").unlink(missing_ok=True)
+        slurm.cancel(jobs)
 
     def _where(self) -> dict[str, str | None]:
         settings = self.settings
@@ -211,7 +240,7 @@ class SlurmLauncher(SweepLauncher):
         else:
             count, limit = len(submitted.runs), self.settings.array_parallelism
             lines = [f"Submitted {count} of {len(jobs)} runs as Slurm job {submitted.job}, at most {limit} at once"]
-            lines[0] += f"; job {submitted.report} makes the report."
+            lines[0] += f"; job {submitted.report} makes the report." if submitted.report else "."
         if self.waiting:
             text = "evaluate weights that are being trained: start this command again when they are finished"
             lines.append(f"{len(self.waiting)} runs are left out, as they {text}.")

@@ -25,6 +25,10 @@ def fingerprint(cfg: DictConfig) -> str:
     return "synth"
 
 
+def is_decided(cfg: DictConfig) -> bool:
+    return cfg.data.root is None
+
+
 def prepare(cfg: DictConfig) -> str:
     return f"{cfg.data.name}: no pictures at all"
 
