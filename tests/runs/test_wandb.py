@@ -117,11 +117,16 @@ def test_a_failed_run_is_finished_as_failed(tmp_path):
 
 def test_a_run_that_is_told_to_stop_does_not_wait_for_the_server(tmp_path, monkeypatch, capsys):
     answered = threading.Event()
-    with pytest.raises(InterruptedRun), start(node(stop_timeout=0.05), tmp_path) as (logger, _):
-        run = logger.experiment
-        finish = run.finish
-        monkeypatch.setattr(run, "finish", lambda exit_code: answered.wait() and finish(exit_code=exit_code))
-        raise InterruptedRun("stopped")
+
+    def interrupted():
+        with start(node(stop_timeout=0.05), tmp_path) as (logger, _):
+            finish = logger.experiment.finish
+            late = lambda exit_code: answered.wait() and finish(exit_code=exit_code)  # noqa: E731
+            monkeypatch.setattr(logger.experiment, "finish", late)
+            raise InterruptedRun("stopped")
+
+    with pytest.raises(InterruptedRun):
+        interrupted()
     assert f"did not finish its run within 0.05 s (logger.stop_timeout): what was not sent is in {tmp_path}" in (
         capsys.readouterr().out
     )

@@ -10,8 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
+from rich.console import Console
 
+from pose_lab.runs.files import explained
+from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.slurm import jobs
+from pose_lab.runs.slurm_launcher import SlurmLauncher
+from pose_lab.runs.slurm_sweep import Submission
+from pose_lab.runs.sweep import Job
 from tests.conftest import ROOT
 from tests.runs.test_sweep import folders, is_training, starts, wait_for
 
@@ -69,6 +77,16 @@ def array(results) -> str:
     return record.stem
 
 
+def report_job(results) -> str | None:
+    """The id of the job that makes the report."""
+    (record,) = (results / FOLDER / ".slurm").glob("*.json")
+    return json.loads(record.read_text())["report"]
+
+
+def queue() -> str:
+    return subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+
+
 def states(number) -> dict[str, str]:
     return {name: entry.state for name, entry in jobs([number]).items()}
 
@@ -109,11 +127,15 @@ def test_an_array_with_a_failing_and_a_killed_run_then_retry(results):
 
 
 def test_nobody_waits_and_the_report_is_made(results):
-    code, output = sweep(
-        results, "hydra.launcher.wait=false", "hydra.launcher.array_parallelism=1", "machine.waits=[0.01]"
-    )
+    cheap = "machine.cluster.report={partition: high, minutes: 5, mem_gb: 1, options: {comment: table}}"
+    alone = ("hydra.launcher.wait=false", "hydra.launcher.array_parallelism=1", "machine.waits=[0.01]")
+    code, output = sweep(results, *alone, cheap)
     assert code == 0, output
-    number = array(results)
+    number, report = array(results), report_job(results)
+    asked = subprocess.run(["scontrol", "show", "job", report], capture_output=True, text=True, check=True).stdout
+    wanted = ("Partition=high", "TimeLimit=00:05:00", "MinMemoryNode=1G", "NumCPUs=1 ", "Comment=table")
+    assert [text for text in (*wanted, "Reason=Dependency") if text not in asked] == []
+    assert "gpu" not in asked
     wait_for(lambda: is_training(results, "box-0.01"), "the first run")
     shown = command("status", results)
     assert re.search(rf"box-0\.01-\w+ +running +1/2 .*{number}_0", shown), shown
@@ -124,7 +146,6 @@ def test_nobody_waits_and_the_report_is_made(results):
     assert array(results) == number
     assert not (results / FOLDER / "report.md").exists()
     (results / "go").touch()
-    report = json.loads((results / FOLDER / ".slurm" / f"{number}.json").read_text())["report"]
     wait_for(lambda: not alive(report), "the report's job")
     assert "| 0.05 | 45.0 |" in (results / FOLDER / "report.md").read_text()
     assert [len(starts(run)) for run in folders(results).values()] == [1, 1]
@@ -149,11 +170,33 @@ def test_cancelled_jobs_are_interrupted_and_go_on_later(results):
     assert [run.recorded_status().state for run in folders(results).values()] == ["interrupted"] * 2
     assert f"its Slurm job {number}_0 was cancelled" in command("status", results)
     assert "No job of" in command("cancel", results)
+    assert report_job(results) is None
+    assert "no report (report: null)" in command("report", results)
     (results / "go").touch()
     code, output = sweep(results, "report=null")
     assert code == 0, output
     assert "Submitted 2 of 2 runs" in output
     assert all(run.recorded_status().attempt == 2 for run in folders(results).values())
+
+
+def test_a_rank_that_dies_ends_its_run(results):
+    ranks = ("hydra.launcher.tasks_per_node=2", "hydra.launcher.gpus_per_node=2", "method.box=0.01", "report=null")
+    code, output = sweep(results, *ranks, "machine.waits=[0.01]", "machine.lost_ranks=[0.01]")
+    assert code == 1, output
+    assert list(states(array(results)).values()) == ["FAILED"]
+    assert folders(results)["box-0.01"].status().state == "failed"
+
+
+def test_a_rank_that_dies_ends_a_run_by_sbatch(results):
+    python = results / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\n[ "$SLURM_PROCID" = 1 ] && exit 3\nsleep 600\n')
+    python.chmod(0o755)
+    options = ["--ntasks-per-node=2", "--cpus-per-task=1", "--wait", f"--output={results}/job.txt"]
+    environment = os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["sbatch", *options, ROOT / "slurm" / "train.sbatch"], env=environment, check=False)
+    assert done.returncode != 0
+    assert "Exited with exit code 3" in (results / "job.txt").read_text()
 
 
 def test_a_queued_job_runs_the_code_of_its_submission(results):
@@ -179,6 +222,8 @@ def test_a_queued_job_runs_the_code_of_its_submission(results):
         (["machine.cluster.partition=fast"], "Slurm refused the jobs, nothing was submitted. .*partition"),
         (["hydra.launcher.gpus_per_node=5"], "nothing was submitted. .*node configuration is not available"),
         (["+machine.cluster.options.reservation=none"], "nothing was submitted. .*reservation"),
+        (["+machine.cluster.report.partition=none"], "refused the report's job .*nothing was submitted. .*partition"),
+        (["hydra.launcher.signal_seconds=20"], "signal_seconds=20 is too short to end a run in: it is at least 30"),
         (["hydra.launcher.nodes=0"], "hydra.launcher.nodes=0: it is at least 1"),
         (["data.root=/missing"], "data.root=/missing is no data set"),
     ],
@@ -189,7 +234,8 @@ def test_what_slurm_refuses_is_one_message_and_nothing_is_submitted(results, ove
     assert re.search(message, output), output
     assert "Traceback" not in output
     assert not list(results.glob("*/*/.slurm/*.json"))
-    assert not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+    assert not list(results.glob("*/*/*/starts.txt"))
+    assert not queue()
 
 
 def test_without_slurm_the_launcher_says_so(tmp_path):
@@ -213,17 +259,40 @@ def test_a_controller_that_is_gone_stops_the_submission(results, tmp_path):
     assert not list(results.glob("*/*/.slurm/*.json"))
 
 
-def test_a_sweep_folder_that_cannot_be_written_submits_nothing(results):
-    disk = results / "small"
+@pytest.mark.parametrize(("option", "message"), [("size=64k", "the disk is full"), ("ro", "is read-only")])
+def test_a_sweep_folder_that_cannot_be_written_submits_nothing(results, option, message):
+    disk = results / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True, check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", option, "none", disk], capture_output=True, check=False)
     if mounted.returncode:
-        pytest.skip("no file system can be mounted here, so none can be full")
+        pytest.skip("no file system can be mounted here")
     try:
         code, output = sweep(disk)
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
     assert code == 1
-    assert os.strerror(errno.ENOSPC) in output or "the disk is full" in output
+    assert re.search(rf"error: cannot write in {disk}\S*: .*{message}", output), output
     assert "Traceback" not in output
-    assert not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+    assert not queue()
+
+
+def test_a_folder_that_fills_up_while_jobs_are_submitted_takes_them_back(results, monkeypatch):
+    monkeypatch.setattr(Submission, "write", full_disk)
+    settings = {"nodes": 1, "gpus_per_node": 1, "tasks_per_node": 1, "cpus_per_task": 1, "minutes": 5}
+    limits = {"array_parallelism": 2, "signal_seconds": 60, "max_restarts": 1, "poll_seconds": 1}
+    launcher = SlurmLauncher(20, "tests.runs.fake.run", "tests.runs.fake.run", **settings, **limits)
+    launcher.config = OmegaConf.create({"report": {"metric": "AP"}})
+    sweep_folder = results / FOLDER
+    runs = [RunFolder(sweep_folder / name) for name in ("a-00000001", "b-00000002")]
+    todo = [Job(n, run, [sys.executable, "-c", f"open('{results}/ran', 'w')"]) for n, run in enumerate(runs, 1)]
+    with pytest.raises(CompactHydraException, match="the disk is full"):
+        launcher.run(todo, [], Console(), "AP")
+    assert len(list((sweep_folder / ".slurm").glob("*_submission.sh"))) == 1  # it was submitted
+    assert not queue()
+    assert not list((sweep_folder / ".slurm").glob("*.json"))
+    assert not (results / "ran").exists()
+
+
+def full_disk(submission, folder):
+    with explained(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

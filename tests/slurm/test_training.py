@@ -160,7 +160,7 @@ def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     whole, broken = results / "whole", results / "broken"
     whole.mkdir()
     broken.mkdir()
-    with begin(broken, cache, "slurm_node", *ranks, "hydra.launcher.signal_seconds=60") as process:
+    with begin(broken, cache, "slurm_node", *ranks) as process:
         wait_for(lambda: list(broken.glob("*/*/*/waits-1")), process, "the middle of an epoch")
         set_time_limit(job(broken), minutes_used(job(broken)) + 2)
         unbroken = two_processes(whole, cache)
