@@ -59,7 +59,7 @@ def starts(folder: RunFolder) -> list[list[str]]:
 
 
 def wait_for(condition, what: str):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.02)

@@ -1,6 +1,5 @@
 """A sweep as a job array on a real Slurm, with runs that end as they are told (`tests/runs/fake`)."""
 
-import errno
 import json
 import os
 import re
@@ -10,16 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.errors import CompactHydraException
-from omegaconf import OmegaConf
-from rich.console import Console
 
-from pose_lab.runs.files import explained
-from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.slurm import jobs
-from pose_lab.runs.slurm_launcher import SlurmLauncher
-from pose_lab.runs.slurm_sweep import Submission
-from pose_lab.runs.sweep import Job
 from tests.conftest import ROOT
 from tests.runs.test_sweep import folders, is_training, starts, wait_for
 
@@ -81,10 +72,6 @@ def report_job(results) -> str | None:
     """The id of the job that makes the report."""
     (record,) = (results / FOLDER / ".slurm").glob("*.json")
     return json.loads(record.read_text())["report"]
-
-
-def queue() -> str:
-    return subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
 
 
 def states(number) -> dict[str, str]:
@@ -214,85 +201,3 @@ def test_a_queued_job_runs_the_code_of_its_submission(results):
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert all(run.status().state == "finished" for run in folders(results).values())
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["machine.cluster.partition=fast"], "Slurm refused the jobs, nothing was submitted. .*partition"),
-        (["hydra.launcher.gpus_per_node=5"], "nothing was submitted. .*node configuration is not available"),
-        (["+machine.cluster.options.reservation=none"], "nothing was submitted. .*reservation"),
-        (["+machine.cluster.report.partition=none"], "refused the report's job .*nothing was submitted. .*partition"),
-        (["hydra.launcher.signal_seconds=20"], "signal_seconds=20 is too short to end a run in: it is at least 30"),
-        (["hydra.launcher.nodes=0"], "hydra.launcher.nodes=0: it is at least 1"),
-        (["data.root=/missing"], "data.root=/missing is no data set"),
-    ],
-)
-def test_what_slurm_refuses_is_one_message_and_nothing_is_submitted(results, overrides, message):
-    code, output = sweep(results, *overrides)
-    assert code == 1
-    assert re.search(message, output), output
-    assert "Traceback" not in output
-    assert not list(results.glob("*/*/.slurm/*.json"))
-    assert not list(results.glob("*/*/*/starts.txt"))
-    assert not queue()
-
-
-def test_without_slurm_the_launcher_says_so(tmp_path):
-    code, output = sweep(tmp_path, PATH="/nowhere")
-    assert code == 1
-    assert "hydra/launcher=slurm needs Slurm's commands" in output
-    assert "Traceback" not in output
-
-
-def test_a_controller_that_is_gone_stops_the_submission(results, tmp_path):
-    conf = tmp_path / "elsewhere.conf"
-    lines = Path(os.environ["SLURM_CONF"]).read_text().splitlines()
-    conf.write_text("\n".join("SlurmctldPort=1" if line.startswith("SlurmctldPort") else line for line in lines))
-    for name in ("gres", "cgroup"):
-        shutil.copy(Path(os.environ["SLURM_CONF"]).with_name(f"{name}.conf"), tmp_path)
-    conf.write_text(conf.read_text() + "\nMessageTimeout=2\n")
-    code, output = sweep(results, SLURM_CONF=str(conf))
-    assert code == 1
-    assert "Traceback" not in output
-    assert "squeue" in output or "sbatch" in output, output
-    assert not list(results.glob("*/*/.slurm/*.json"))
-
-
-@pytest.mark.parametrize(("option", "message"), [("size=64k", "the disk is full"), ("ro", "is read-only")])
-def test_a_sweep_folder_that_cannot_be_written_submits_nothing(results, option, message):
-    disk = results / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", option, "none", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
-        code, output = sweep(disk)
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
-    assert code == 1
-    assert re.search(rf"error: cannot write in {disk}\S*: .*{message}", output), output
-    assert "Traceback" not in output
-    assert not queue()
-
-
-def test_a_folder_that_fills_up_while_jobs_are_submitted_takes_them_back(results, monkeypatch):
-    monkeypatch.setattr(Submission, "write", full_disk)
-    settings = {"nodes": 1, "gpus_per_node": 1, "tasks_per_node": 1, "cpus_per_task": 1, "minutes": 5}
-    limits = {"array_parallelism": 2, "signal_seconds": 60, "max_restarts": 1, "poll_seconds": 1}
-    launcher = SlurmLauncher(20, "tests.runs.fake.run", "tests.runs.fake.run", **settings, **limits)
-    launcher.config = OmegaConf.create({"report": {"metric": "AP"}})
-    sweep_folder = results / FOLDER
-    runs = [RunFolder(sweep_folder / name) for name in ("a-00000001", "b-00000002")]
-    todo = [Job(n, run, [sys.executable, "-c", f"open('{results}/ran', 'w')"]) for n, run in enumerate(runs, 1)]
-    with pytest.raises(CompactHydraException, match="the disk is full"):
-        launcher.run(todo, [], Console(), "AP")
-    assert len(list((sweep_folder / ".slurm").glob("*_submission.sh"))) == 1  # it was submitted
-    assert not queue()
-    assert not list((sweep_folder / ".slurm").glob("*.json"))
-    assert not (results / "ran").exists()
-
-
-def full_disk(submission, folder):
-    with explained(folder):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
