@@ -210,7 +210,7 @@ class SlurmLauncher(SweepLauncher):
             "job-name": f"{folder.parent.name}-report",
             **extra,
         }
-        flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        flags = [_flag(name, value) for name, value in options.items() if value not in (None, False)]
         variables = [f"{name}={value}" for name, value in code.environment(copy).items()]
         command = ["env", *variables, sys.executable, "-m", "pose_lab.sweep", "report", str(folder.absolute())]
         script = "\n".join([*self.settings.setup, shlex.join(command)])
@@ -305,6 +305,12 @@ def _step(job: Job, copies: Mapping[str, str]) -> Step:
 def _values(command: Sequence[str], flag: str) -> list[str]:
     """What follows a flag, each time that it is given."""
     return [value for word, value in pairwise(command) if word == flag]
+
+
+def _flag(name: str, value: Any) -> str:
+    """An option of sbatch, spelt as submitit takes it."""
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is True else f"{flag}={value}"
 
 
 def _last_lines(error: Exception) -> str:
