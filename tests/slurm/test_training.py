@@ -114,14 +114,13 @@ def numbers(folder) -> dict[str, object]:
     return {name: value for name, value in folder.metrics().items() if name not in ("seconds", "commit")}
 
 
-def test_ranks_on_one_and_two_nodes_train_the_run_of_one(results, cache):
-    one = train(composed(*TINY, *STATELESS, results=results / "one", cache=cache))
+def test_two_and_four_ranks_train_the_run_of_one(results, cache):
     (results / "two").mkdir()
     (results / "four").mkdir()
     two = ["hydra.launcher.gpus_per_node=2", "hydra.launcher.tasks_per_node=2"]
-    with begin(results / "two", cache, "slurm_node", *STATELESS, *two) as on_one_node:
-        pair = ended(on_one_node, results / "two")
     with begin(results / "four", cache, "slurm_nodes", *STATELESS, *two) as on_two_nodes:
+        one = train(composed(*TINY, *STATELESS, results=results / "one", cache=cache))
+        pair = two_processes(results / "two", cache, *STATELESS)
         four = ended(on_two_nodes, results / "four")
     assert (pair.metrics()["processes"], four.metrics()["processes"]) == (2, 4)
     assert one.name.rsplit("-", 1)[1] == pair.name.rsplit("-", 1)[1] == four.name.rsplit("-", 1)[1]
@@ -132,10 +131,10 @@ def test_ranks_on_one_and_two_nodes_train_the_run_of_one(results, cache):
 
 
 def test_a_preempted_run_is_requeued_and_ends_with_the_same_bits(results, cache):
-    unbroken = train(composed(*TINY, *WAITING, results=results / "unbroken", cache=cache))
     broken = results / "broken"
     broken.mkdir()
     with begin(broken, cache, "slurm", *WAITING) as process:
+        unbroken = train(composed(*TINY, *WAITING, results=results / "unbroken", cache=cache))
         wait_for(lambda: list(broken.glob("*/*/*/waits-0")), process, "the middle of an epoch")
         important = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"]
         subprocess.run(important, check=True, stdout=subprocess.DEVNULL)
@@ -163,7 +162,7 @@ def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     with begin(broken, cache, "slurm_node", *ranks) as process:
         wait_for(lambda: list(broken.glob("*/*/*/waits-1")), process, "the middle of an epoch")
         set_time_limit(job(broken), minutes_used(job(broken)) + 2)
-        unbroken = two_processes(whole, cache)
+        unbroken = two_processes(whole, cache, *WAITING)
         wait_for(lambda: queued_again(job(broken)), process, "the time limit")
         assert len(list(run_folder(broken).path.glob("waits-*"))) == 2
         start_now(job(broken))
@@ -176,12 +175,12 @@ def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     assert numbers(folder) == numbers(unbroken)
 
 
-def two_processes(results, cache) -> RunFolder:
-    """The same run without Slurm and without an interruption."""
+def two_processes(results, cache, *overrides) -> RunFolder:
+    """A run of two ranks without Slurm and without an interruption."""
     places = [f"results={results}", f"machine.cache={cache}"]
     ranks = ["machine.devices=2", "machine.strategy=ddp", "hydra.mode=RUN"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "pose_lab.run", *TINY, *WAITING, *places, *ranks]
+    command = [sys.executable, "-m", "pose_lab.run", *TINY, *overrides, *places, *ranks]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     return run_folder(results)
 
