@@ -91,13 +91,14 @@ def cancel(ids: Sequence[str]) -> None:
         ask("scancel", *ids)
 
 
-def release(job: str) -> None:
-    """Lets a job start that was submitted held.
+def release(ids: Iterable[str]) -> None:
+    """Lets jobs start that were submitted held.
 
     Raises:
-        SlurmError: it is gone, or the controller does not answer.
+        SlurmError: one is gone, or the controller does not answer.
     """
-    ask("scontrol", "release", job)
+    for name in dict.fromkeys(ids):
+        ask("scontrol", "release", name)
 
 
 def ask(*command: str) -> str:

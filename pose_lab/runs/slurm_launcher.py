@@ -9,9 +9,9 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -123,37 +123,48 @@ class SlurmLauncher(SweepLauncher):
         self.conclude(jobs, configs, screen, metric, figure=False)  # the report's job logs it
         self.leave(jobs, screen)
 
-    def _submit(self, jobs: Sequence[Job], watch: Watch) -> Submission | None:
-        """Submits, while no other command does so for this sweep."""
+    def _submit(self, jobs: Sequence[Job], watch: Watch) -> list[Submission]:
+        """Submits all that is to do, or nothing, while no other command does so for this sweep."""
         home = sweep_folders(jobs)[0]
         make_folder(place(home))
+        submitted: list[Submission] = []
         with submitting(home):
             watch.look()
-            todo = [job for job in jobs if self._is_to_do(job, watch)]
-            self.waiting = [job for job in todo if job.after is not None and _is_trained_now(job.after, watch)]
-            todo = [job for job in todo if job not in self.waiting]
-            if not todo:
-                return None
-            config_folders = [Path(path) for path in dict.fromkeys(_values(todo[0].command, "--config-dir"))]
-            copy, copies = code.snapshot(home / "code", config_folders)
-            chains = _chains(todo)
-            tasks = [Task([_step(job, copies) for job in chain]) for chain in chains]
-            number = self._submit_array(tasks, home, code.environment(copy))
-            submitted = [number]
+            groups = self._groups(jobs, watch)
             try:
-                for folder in sweep_folders(todo):
-                    report = self._submit_report(number, folder, copy) if self.config.get("report") else None
-                    submitted += [report] if report else []
-                    runs = [[job.folder.name for job in chain if job.folder.path.parent == folder] for chain in chains]
-                    attempts = {job.folder.name: job.folder.recorded_status().attempt for job in todo}
-                    submission = Submission(number, runs, attempts, report)
-                    submission.write(folder)
-                slurm.release(number)
+                for group, needed in groups:
+                    self._submit_group(group, needed, home, submitted)
+                slurm.release([submission.job for submission in submitted])
             except BaseException:
-                self._take_back(submitted, sweep_folders(todo))
+                self._take_back(submitted, sweep_folders(jobs))
                 raise
             watch.look()
-            return submission
+        return submitted
+
+    def _groups(self, jobs: Sequence[Job], watch: Watch) -> list[tuple[list[Job], list[str]]]:
+        """What is to do as job arrays, and the tasks in the queue that each has to wait for."""
+        todo = [job for job in jobs if self._is_to_do(job, watch)]
+        now = [job for job in todo if job.after is None or not _is_trained_now(job.after, watch)]
+        tasks = {job.number: _task(job.after, watch) for job in todo if job.after is not None and job not in now}
+        later = [job for job in todo if tasks.get(job.number)]
+        self.waiting = [job for job in todo if job not in now and job not in later]
+        groups = [(now, []), (later, list(dict.fromkeys(task for task in tasks.values() if task)))]
+        return [(group, needed) for group, needed in groups if group]
+
+    def _submit_group(self, jobs: list[Job], needed: list[str], home: Path, submitted: list[Submission]) -> None:
+        """Submits one array, which is held, with its report's jobs; tells of each job as soon as there is one."""
+        config_folders = [Path(path) for path in dict.fromkeys(_values(jobs[0].command, "--config-dir"))]
+        copy, copies = code.snapshot(home / "code", config_folders)
+        chains = _chains(jobs)
+        tasks = [Task([_step(job, copies) for job in chain]) for chain in chains]
+        number = self._submit_array(tasks, home, code.environment(copy), needed)
+        attempts = {job.folder.name: job.folder.recorded_status().attempt for job in jobs}
+        for folder in sweep_folders(jobs):
+            runs = [[job.folder.name for job in chain if job.folder.path.parent == folder] for chain in chains]
+            submitted.append(Submission(number, runs, attempts))
+            if self.config.get("report"):
+                submitted[-1] = replace(submitted[-1], report=self._submit_report(number, folder, copy))
+            submitted[-1].write(folder)
 
     def _is_to_do(self, job: Job, watch: Watch) -> bool:
         """Whether the run is to be submitted: nobody trains it or is about to."""
@@ -163,7 +174,9 @@ class SlurmLauncher(SweepLauncher):
             return False
         return self.settings.retry_failed or watch.state(job.folder)[0] != "failed"
 
-    def _submit_array(self, tasks: Sequence[Task], home: Path, environment: Mapping[str, str]) -> str:
+    def _submit_array(
+        self, tasks: Sequence[Task], home: Path, environment: Mapping[str, str], needed: Sequence[str]
+    ) -> str:
         """The array's id."""
         import submitit  # here, as only a submission needs it
 
@@ -184,6 +197,7 @@ class SlurmLauncher(SweepLauncher):
             "signal_delay_s": self.settings.signal_seconds,
             "stderr_to_stdout": True,
             "setup": [*self.settings.setup, *exports],
+            "dependency": ":".join(["afterany", *needed]) if needed else None,
             # held until all of the submission is done and written down
             "additional_parameters": {"requeue": True, "hold": True, **self.settings.options},
             # a rank that dies ends the others, too; since 22.05 srun does not take the CPUs from sbatch
@@ -222,27 +236,32 @@ class SlurmLauncher(SweepLauncher):
             raise SlurmError(text) from error
         return answer.strip().split(";")[0]
 
-    def _take_back(self, jobs: Sequence[str], folders: Sequence[Path]) -> None:
+    def _take_back(self, submitted: Sequence[Submission], folders: Sequence[Path]) -> None:
         """Nothing is submitted by halves."""
-        for folder in folders:
-            (place(folder) / f"{jobs[0]}.json").unlink(missing_ok=True)
-        slurm.cancel(jobs)
+        for folder, submission in product(folders, submitted):
+            submission.forget(folder)
+        ids = [name for submission in submitted for name in (submission.job, submission.report) if name]
+        slurm.cancel(list(dict.fromkeys(ids)))
 
     def _where(self) -> dict[str, str | None]:
         settings = self.settings
         return {name: getattr(settings, name) for name in ("partition", "account", "qos", "constraint")}
 
-    def _words(self, jobs: Sequence[Job], submitted: Submission | None) -> str:
+    def _words(self, jobs: Sequence[Job], submitted: Sequence[Submission]) -> str:
         """What was submitted, and how to follow it."""
         folders = sweep_folders(jobs)
-        if submitted is None:
+        if not submitted:
             lines = [f"Nothing to submit: the {len(jobs)} runs are finished or in the queue."]
         else:
-            count, limit = len(submitted.runs), self.settings.array_parallelism
-            lines = [f"Submitted {count} of {len(jobs)} runs as Slurm job {submitted.job}, at most {limit} at once"]
-            lines[0] += f"; job {submitted.report} makes the report." if submitted.report else "."
+            count, limit = sum(submission.count for submission in submitted), self.settings.array_parallelism
+            arrays = " and ".join(dict.fromkeys(submission.job for submission in submitted))
+            reports = " and ".join(submission.report for submission in submitted if submission.report)
+            lines = [f"Submitted {count} of {len(jobs)} runs as Slurm job {arrays}, at most {limit} at once"]
+            lines[0] += f"; job {reports} makes the report." if reports else "."
         if self.waiting:
-            text = "evaluate weights that are being trained: start this command again when they are finished"
+            text = (
+                "evaluate weights that are being trained without Slurm: start this command again when they are finished"
+            )
             lines.append(f"{len(self.waiting)} runs are left out, as they {text}.")
         for folder in folders:
             lines += [f"  folder  {folder}"]
@@ -283,6 +302,12 @@ def _chains(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _is_trained_now(run: RunFolder, watch: Watch) -> bool:
     return watch.lives(run) or run.status().state == "running"
+
+
+def _task(run: RunFolder, watch: Watch) -> str | None:
+    """The task in the queue that trains a run."""
+    placed = watch.placed(run)
+    return placed.task if placed is not None and watch.lives(run) else None
 
 
 def _goes_on(job: Job, watch: Watch) -> bool:

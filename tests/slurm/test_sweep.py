@@ -166,6 +166,25 @@ def test_cancelled_jobs_are_interrupted_and_go_on_later(results):
     assert all(run.recorded_status().attempt == 2 for run in folders(results).values())
 
 
+def test_evaluations_wait_for_the_weights_that_another_command_trains(results):
+    quietly = ("method.box=0.05", "machine.waits=[0.05]", "report=null", "hydra.launcher.wait=false")
+    assert sweep(results, *quietly, "method.lr=2")[0] == 0
+    wait_for(lambda: is_training(results, "box-0.05"), "the training")
+    trains = array(results)
+    code, output = sweep(results, *quietly, "method.lr=1,2,3", "weights_of={method.lr: 2}")
+    assert code == 0, output
+    later = re.search(r"Submitted 2 of 3 runs as Slurm job (\d+)", output).group(1)
+    assert later != trains
+    assert {entry.words for entry in jobs([later]).values()} == {"PENDING (Dependency)"}
+    (results / "go").touch()
+    wait_for(lambda: not alive(later), "the evaluations")
+    runs = folders(results)
+    assert {name: run.status().state for name, run in runs.items()} == dict.fromkeys(runs, "finished")
+    trained = runs.pop("box-0.05").status()
+    assert sorted(runs) == ["box-0.05-lr-1", "box-0.05-lr-3"]
+    assert all(run.status().started >= trained.ended for run in runs.values())
+
+
 def test_a_rank_that_dies_ends_its_run(results):
     ranks = ("hydra.launcher.tasks_per_node=2", "hydra.launcher.gpus_per_node=2", "method.box=0.01", "report=null")
     code, output = sweep(results, *ranks, "machine.waits=[0.01]", "machine.lost_ranks=[0.01]")
