@@ -30,6 +30,7 @@ from pose_lab.runs.slurm_sweep import Submission, Watch, place, settle, submitti
 from pose_lab.runs.sweep import Job, View
 from pose_lab.runs.table import view
 
+LATER = "now+10minutes"  # than any submission takes
 SAVING = 30  # seconds before its time limit that a run needs to end its step and to write a checkpoint
 
 
@@ -134,7 +135,8 @@ class SlurmLauncher(SweepLauncher):
             try:
                 for group, needed in groups:
                     self._submit_group(group, needed, home, submitted)
-                slurm.release([submission.job for submission in submitted])
+                if "begin" not in self.settings.options:
+                    slurm.start_now([submission.job for submission in submitted])
             except BaseException:
                 self._take_back(submitted, sweep_folders(jobs))
                 raise
@@ -152,7 +154,7 @@ class SlurmLauncher(SweepLauncher):
         return [(group, needed) for group, needed in groups if group]
 
     def _submit_group(self, jobs: list[Job], needed: list[str], home: Path, submitted: list[Submission]) -> None:
-        """Submits one array, which is held, with its report's jobs; tells of each job as soon as there is one."""
+        """Submits one array, not to start yet, with its report's jobs; tells of each as soon as there is one."""
         config_folders = [Path(path) for path in dict.fromkeys(_values(jobs[0].command, "--config-dir"))]
         copy, copies = code.snapshot(home / "code", config_folders)
         chains = _chains(jobs)
@@ -198,8 +200,8 @@ class SlurmLauncher(SweepLauncher):
             "stderr_to_stdout": True,
             "setup": [*self.settings.setup, *exports],
             "dependency": ":".join(["afterany", *needed]) if needed else None,
-            # held until all of the submission is done and written down
-            "additional_parameters": {"requeue": True, "hold": True, **self.settings.options},
+            # until all of the submission is done and written down; held (--hold) it would not be looked at by Slurm
+            "additional_parameters": {"requeue": True, "begin": LATER, **self.settings.options},
             # a rank that dies ends the others, too; since 22.05 srun does not take the CPUs from sbatch
             "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
         }
