@@ -78,6 +78,10 @@ def states(number) -> dict[str, str]:
     return {name: entry.state for name, entry in jobs([number]).items()}
 
 
+def words(number) -> set[str]:
+    return {entry.words for entry in jobs([number]).values()}
+
+
 def alive(number) -> bool:
     return any(entry.lives for entry in jobs([number]).values())
 
@@ -114,9 +118,9 @@ def test_an_array_with_a_failing_and_a_killed_run_then_retry(results):
 
 
 def test_nobody_waits_and_the_report_is_made(results):
-    cheap = "machine.cluster.report={partition: high, minutes: 5, mem_gb: 1, options: {comment: table}}"
+    cheap = "machine.cluster.report={partition: high, minutes: 5, mem_gb: 1}"
     alone = ("hydra.launcher.wait=false", "hydra.launcher.array_parallelism=1", "machine.waits=[0.01]")
-    code, output = sweep(results, *alone, cheap)
+    code, output = sweep(results, *alone, cheap, "+machine.cluster.report.options.comment=table")
     assert code == 0, output
     number, report = array(results), report_job(results)
     asked = subprocess.run(["scontrol", "show", "job", report], capture_output=True, text=True, check=True).stdout
@@ -175,7 +179,7 @@ def test_evaluations_wait_for_the_weights_that_another_command_trains(results):
     assert code == 0, output
     later = re.search(r"Submitted 2 of 3 runs as Slurm job (\d+)", output).group(1)
     assert later != trains
-    assert {entry.words for entry in jobs([later]).values()} == {"PENDING (Dependency)"}
+    wait_for(lambda: words(later) == {"PENDING (Dependency)"}, "Slurm to look at the evaluations")
     (results / "go").touch()
     wait_for(lambda: not alive(later), "the evaluations")
     runs = folders(results)
