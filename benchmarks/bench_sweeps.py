@@ -28,13 +28,15 @@ EPOCHS = 6
 REPEATS = 3
 PROGRAM = "benchmarks.bench_sweeps"
 EXPERIMENT = "experiment=kapao_bs_sweep"
+SMALL = ("data.settings.train_images=16", "data.settings.val_images=4", "logger.mode=offline")
 
 
 def measure() -> list[dict[str, Any]]:
     """Wall and CPU seconds, the best of three; and how many files a snapshot of the code has."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        again = [sys.executable, "-m", "pose_lab.run", EXPERIMENT, f"results={folder}", "logger.mode=offline"]
+        places = [f"results={folder}/results", f"machine.cache={folder}/cache"]
+        again = [sys.executable, "-m", "pose_lab.run", EXPERIMENT, *SMALL, *places]
         subprocess.run([*again, f"hydra.launcher.program={PROGRAM}"], check=True, stdout=subprocess.DEVNULL)
         rows.append(_timed("a finished sweep of 5 runs started again", again, 15))
     with tempfile.TemporaryDirectory() as folder:
