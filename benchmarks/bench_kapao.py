@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 import pose_lab.conf
 from benchmarks.kapao_reference import people_of
-from pose_lab.methods.kapao import Inference, Kapao, above, find_people
+from pose_lab.methods.kapao import Inference, Kapao, counted, find_people
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.nets.csp import CSPPose
-from pose_lab.nets.folded import folded
+from pose_lab.nets.folded import FREEZING, folded
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import COCO, Skeleton
@@ -49,7 +49,7 @@ def post_processing(repeats: int = 100) -> list[dict[str, Any]]:
     maps, sizes = torch.eye(2, 3, dtype=torch.float64)[None], torch.tensor([FRAME])
 
     def ours() -> Predictions:
-        return find_people(*above(rows, settings.threshold), len(COCO), maps, sizes, settings)
+        return find_people(*counted(rows, settings), len(COCO), maps, sizes, settings)
 
     def reference() -> tuple[Any, Any]:
         return people_of(rows[0], FRAME, len(COCO), settings)
@@ -125,17 +125,21 @@ def training_step(images: int, size: int, width: float, repeats: int = 8) -> lis
 def forward(size: int, width: float, repeats: int = 10) -> list[dict[str, Any]]:
     """The network as published over its form for inference, a picture at a time; the two alternate."""
     net = _method(size, width).net.eval()
-    plain, fast = net.to(memory_format=torch.contiguous_format), folded(net)
+    forms = {"plain": net.to(memory_format=torch.contiguous_format), "folded": folded(net), "compiled": folded(net)}
+    forms["compiled"].compile(options=FREEZING)
     picture = torch.rand(1, 3, size, size)
-
-    def run(network: nn.Module) -> Callable[[], Any]:
-        return lambda: network(picture)
-
-    run(plain)(), run(fast)()
-    pairs = [(_milliseconds(run(plain)), _milliseconds(run(fast))) for _ in range(repeats)]
-    what = f"KAPAO forward, plain over folded and channels last, {size} px, width {width}"
-    milliseconds = {"milliseconds": median(fast for _, fast in pairs)}
-    return [{"what": what, "value": median(a / b for a, b in pairs), "unit": "x", "target": 1.25, **milliseconds}]
+    for _ in range(2):
+        outputs = {name: form(picture) for name, form in forms.items()}
+    for levels in zip(*outputs.values(), strict=True):
+        torch.testing.assert_close(levels[1:], (levels[0],) * 2, rtol=1e-3, atol=1e-3)
+    rounds = [{name: _milliseconds(partial(form, picture)) for name, form in forms.items()} for _ in range(repeats)]
+    rows = []
+    for name, words in (("folded", "folded and channels last"), ("compiled", "folded and compiled")):
+        value = median(times["plain"] / times[name] for times in rounds)
+        milliseconds = median(times[name] for times in rounds)
+        what = f"KAPAO forward, plain over {words}, {size} px, width {width}"
+        rows.append({"what": what, "value": value, "unit": "x", "target": 1.25, "milliseconds": milliseconds})
+    return rows
 
 
 def measure() -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
-"""`python -m pose_lab.benchmark method=kapao [scale=..] [latency.batches=[1]]`: how long a picture takes, by parts."""
+"""`python -m pose_lab.benchmark method=kapao [scale=..] [checkpoint=..] [latency.batches=[1]]`: its milliseconds."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -22,24 +23,24 @@ def main(cfg: DictConfig) -> None:
     # torch takes seconds to import, and --help needs none of it
     import torch
 
-    from pose_lab.runs import latency
+    from pose_lab.runs import benchmark
     from pose_lab.runs.table import console
 
     try:
         if cfg.machine.threads:
             torch.set_num_threads(cfg.machine.threads)
-        device = latency.check(cfg)
-        where = latency.machine(device)
-        timings = latency.measure(cfg)
+        device = benchmark.check(cfg)
+        where = benchmark.machine(device)
+        timings = benchmark.measure(cfg)
         folder = Path(cfg.results) / "latency" / f"{cfg.method.name}-{cfg.scale}-{cfg.data.name}-{device.type}"
         settings = OmegaConf.to_container(cfg.latency, resolve=True)
-        assert isinstance(settings, dict)
-        latency.write(folder, timings, where, {str(key): value for key, value in settings.items()})
+        benchmark.write(folder, timings, where, {"checkpoint": cfg.checkpoint, **cast(dict[str, Any], settings)})
     except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
         print(f"error: {said(error)}", file=sys.stderr)
         sys.exit(1)
-    title = f"{cfg.method.name}, {where['gpu'] or where['processor']}, {where['threads']} threads"
-    console().print(latency.table(timings, title))
+    weights = "untrained" if cfg.checkpoint is None else Path(cfg.checkpoint).name
+    title = f"{cfg.method.name} ({weights}), {where['gpu'] or where['processor']}, {where['threads']} threads"
+    console().print(benchmark.table(timings, title))
     print(f"{folder / 'latency.json'}\n{folder / 'latency.csv'}")
 
 

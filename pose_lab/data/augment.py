@@ -14,7 +14,7 @@ Shape letters: B frames of a batch, S sources of all frames (flat, ascending by 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -54,6 +54,7 @@ class Augmentation:
             `reduce` it makes them the bottom-up methods' (HigherHRNet, DEKR): no mosaic, no `scale`.
         reduce: two factors: pictures whose shorter side fills the frame are made smaller by a factor uniform between
             them; None: pictures are fitted whole.
+        close_mosaic: the training's last epochs, so many of them, have no mosaics (ours; YOLOX, arXiv 2107.08430).
     """
 
     mosaic: float = 0.0
@@ -66,6 +67,7 @@ class Augmentation:
     keep_cut_keypoints: bool = False
     rotate: float = 0.0
     reduce: Sequence[float] | None = None
+    close_mosaic: int = 0
 
     def __post_init__(self) -> None:
         for name in ("mosaic", "flip"):
@@ -74,7 +76,14 @@ class Augmentation:
         for name, limit in {"scale": 1, "translate": 1, "hue": HUE_LIMIT, "saturation": 1, "value": 1}.items():
             if not 0 <= (value := getattr(self, name)) < limit:
                 raise ValueError(f"data.augment.{name} must be at least 0 and below {limit}, but it is {value}")
+        if not isinstance(self.close_mosaic, int) or self.close_mosaic < 0:
+            raise ValueError(f"data.augment.close_mosaic is a number of epochs, but it is {self.close_mosaic}")
         self._check_turning()
+
+    def in_epoch(self, epoch: int, epochs: int | None) -> Augmentation:
+        """The changes of one epoch, counted from 0, of a training of so many; None: without an end."""
+        closed = epochs is not None and epoch >= epochs - self.close_mosaic
+        return replace(self, mosaic=0.0) if closed else self
 
     @property
     def turns(self) -> bool:

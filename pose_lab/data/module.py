@@ -136,8 +136,7 @@ class PoseDataModule(lightning.LightningDataModule):
         self.augment, self.drop_last, self.pad_value = augment, drop_last, pad_value
         self.val_fit, self.val_stride = _one_of("val_fit", val_fit, FITS), val_stride
         self.bad_images = _one_of("bad_images", bad_images, POLICIES)
-        if val_fit in ALONE and val_batch_size != 1:
-            raise ValueError(f"data.val_fit {val_fit} gives each picture a frame of its own: set data.val_batch_size=1")
+        self._check_alone("data.val_batch_size", val_batch_size)
         self.workers, self.seed = workers, seed
         self._indexed: dict[str, Annotations] = {}
         self._rows: dict[str, NDArray[np.int64]] = {}
@@ -217,7 +216,7 @@ class PoseDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> EpochLoader:
         """Augmented pictures in the order of (seed, epoch)."""
         rank, world_size = self._place_among_processes()
-        view = View(self.frame, self.pad_value, self.seed, self.augment)
+        view = View(self.frame, self.pad_value, self.seed, self.augment, self._epochs)
         count = len(self._rows["train"])
         if len(reading.with_people(self.train_annotations)) == 0:
             raise ValueError(
@@ -240,7 +239,12 @@ class PoseDataModule(lightning.LightningDataModule):
         return self._val_loader(self.val_batch_size, self.workers)
 
     def val_batches(self, size: int) -> Iterator[Batch]:
-        """The same in batches of another size, each loaded by this process when it is asked for: to time it."""
+        """The same in batches of another size, each loaded by this process when it is asked for: to time it.
+
+        Raises:
+            ValueError: each picture has a frame of its own, and the size is not 1.
+        """
+        self._check_alone("latency.batches", size)
         return iter(self._val_loader(size, workers=0))
 
     test_dataloader = predict_dataloader = val_dataloader
@@ -284,6 +288,14 @@ class PoseDataModule(lightning.LightningDataModule):
 
     def _place_among_processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _check_alone(self, name: str, size: int) -> None:
+        if self.val_fit in ALONE and size != 1:
+            raise ValueError(f"data.val_fit {self.val_fit} gives each picture a frame of its own: {name} must be 1")
+
+    @property
+    def _epochs(self) -> int | None:
+        return self.trainer.max_epochs if self.trainer else None
 
     def _check_layout(self) -> None:
         wanted = {self.annotation_file(name): "file" for name in self.splits}

@@ -51,6 +51,7 @@ class View:
         pad_value: grey level around pictures.
         seed: of the random changes.
         augmentation: None for evaluation: whole pictures in the middle of the frame.
+        epochs: how long the training is, for what changes at its end; None: without an end.
         fit: evaluation only: how the frame follows the pictures' shapes, see `evaluation_plan`.
         stride: of the smaller frames of `fit`.
     """
@@ -59,6 +60,7 @@ class View:
     pad_value: int
     seed: int = 0
     augmentation: Augmentation | None = None
+    epochs: int | None = None
     fit: Fit = "square"
     stride: int = 1
 
@@ -136,7 +138,8 @@ class Samples(Dataset[Batch | images.BadImageError]):
         if view.augmentation is None:
             return augment.evaluation_plan(wanted, self.sizes, view.frame, view.fit, view.stride)
         draws = augment.uniforms(view.seed, key.epoch, key.positions)
-        return augment.training_plan(wanted, self.sizes, view.frame, view.augmentation, draws)
+        augmentation = view.augmentation.in_epoch(key.epoch, view.epochs)
+        return augment.training_plan(wanted, self.sizes, view.frame, augmentation, draws)
 
     def _drawn(self, plan: Plan) -> Tensor:
         """(B, 3, H, W) uint8, in shared memory if a worker draws them."""

@@ -82,6 +82,13 @@ class PoseMethod(LightningModule):
         """
         return None
 
+    def stores(self, wanted: Any) -> bool:
+        """Whether candidates found with the present `inference` hold all that `people` needs with `wanted`.
+
+        A method answers False where `wanted` differs in what `candidates` itself depends on.
+        """
+        return True
+
     @torch.no_grad()
     def predict(self, batch: Batch) -> Predictions:
         """The people found in a batch, in pixels of the original images."""

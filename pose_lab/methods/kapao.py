@@ -331,23 +331,23 @@ def _decode_keypoints(found: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode(
-    raw: Sequence[Tensor], anchors: Tensor, strides: Sequence[int], num_keypoints: int, threshold: float
+    raw: Sequence[Tensor], anchors: Tensor, strides: Sequence[int], num_keypoints: int, settings: Inference | None
 ) -> tuple[Tensor, Tensor]:
-    """Objects in input pixels from the raw outputs; rows of low objectness are never decoded.
+    """Objects in input pixels from the raw outputs; rows that can become nothing are never decoded.
 
     Args:
         raw: L outputs (B, A, C, ny, nx) before the logistic.
         anchors: (L, A, 2) width and height in pixels.
         strides: pixels per cell of each level.
         num_keypoints: K.
-        threshold: rows with this objectness or less are left out; a negative one keeps all.
+        settings: decide which rows count; None keeps all.
 
     Returns:
         (M, C) rows: centre, size, objectness, classes, keypoints, confidences if there are; and (M,) their image,
         ascending. Within an image the order is level, anchor, row, column.
     """
     levels = zip(raw, anchors, strides, strict=True)
-    parts = [_decode_level(level.float(), sizes, stride, num_keypoints, threshold) for level, sizes, stride in levels]
+    parts = [_decode_level(level.float(), sizes, stride, num_keypoints, settings) for level, sizes, stride in levels]
     rows = torch.cat([part[0] for part in parts])
     image_index = torch.cat([part[1] for part in parts])
     order = torch.argsort(image_index, stable=True)
@@ -355,10 +355,11 @@ def decode(
 
 
 def _decode_level(
-    raw: Tensor, anchors: Tensor, stride: int, num_keypoints: int, threshold: float
+    raw: Tensor, anchors: Tensor, stride: int, num_keypoints: int, settings: Inference | None
 ) -> tuple[Tensor, Tensor]:
-    objectness = raw[:, :, OBJECTNESS].contiguous().sigmoid()  # the rest of the code walks over it several times
-    image, anchor, row, column = torch.nonzero(objectness > threshold, as_tuple=True)
+    objectness, pose = raw[:, :, OBJECTNESS : FIRST_CLASS + 1].sigmoid().unbind(2)
+    counts = torch.ones_like(pose, dtype=torch.bool) if settings is None else settings.counts(objectness, pose)
+    image, anchor, row, column = torch.nonzero(counts, as_tuple=True)
     found = raw[image, anchor, :, row, column]
     sizes, cells = anchors[anchor], torch.stack((column, row), 1)
     boxes = _decode_boxes(found, sizes)
@@ -370,11 +371,14 @@ def _decode_level(
     return torch.cat((centres, boxes[:, 2:], scores, keypoints.flatten(1), confidences.sigmoid()), 1), image
 
 
-def above(decoded: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """As `decode` gives them: of rows (B, R, C) those above the threshold, (M, C), and (M,) their image."""
-    objectness = decoded[..., OBJECTNESS].contiguous()  # a comparison of values far apart costs six times as much
-    number = _numbers(objectness.view(-1) > threshold)
-    return decoded.flatten(0, 1).index_select(0, number), number // decoded.shape[1]
+def counted(decoded: Tensor, settings: Inference) -> tuple[Tensor, Tensor]:
+    """As `decode` gives them: of rows (B, R, C) those that count, (M, C), and (M,) their image."""
+    rows = decoded.flatten(0, 1)
+    objectness = rows[:, OBJECTNESS].contiguous()  # a comparison of values far apart costs six times as much
+    number = _numbers(objectness > min(settings.pose_confidence, settings.least_objectness))
+    counts = settings.counts(objectness.index_select(0, number), rows[:, FIRST_CLASS + POSE].index_select(0, number))
+    number = number.index_select(0, _numbers(counts))
+    return rows.index_select(0, number), number // decoded.shape[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -435,9 +439,18 @@ class Inference:
                 raise ValueError(f"inference.{name} is {getattr(self, name)!r}; there are: {', '.join(choices)}")
 
     @property
-    def threshold(self) -> float:
-        """Objectness below which a row matters to neither pass."""
-        return min(self.pose_confidence, self.keypoint_confidence)
+    def shares_pass(self) -> bool:
+        """Whether one suppression serves poses and keypoint objects, as published where the thresholds allow it."""
+        return self.pose_iou == self.keypoint_iou and self.keypoint_confidence >= self.pose_confidence
+
+    @property
+    def least_objectness(self) -> float:
+        """What a row of a keypoint class must exceed to take part in a suppression."""
+        return self.pose_confidence if self.shares_pass else self.keypoint_confidence
+
+    def counts(self, objectness: Tensor, pose: Tensor) -> Tensor:
+        """Which rows can become objects, from their objectness and their class of poses: a class is at most 1."""
+        return (objectness > self.least_objectness) | (objectness * pose > self.pose_confidence)
 
 
 @dataclass
@@ -465,8 +478,7 @@ class Detections:
 def detect(rows: Tensor, image_index: Tensor, num_keypoints: int, settings: Inference) -> tuple[Detections, Detections]:
     """Pose objects and keypoint objects among decoded rows (M, C): the best class of each, then suppression.
 
-    The two kinds are suppressed apart. As published, they share one pass, with one limit of their number, where the
-    thresholds allow it.
+    The two kinds are suppressed apart, or share one pass with one limit of their number.
     """
     scores, categories = rows[:, FIRST_CLASS : FIRST_CLASS + 1 + num_keypoints].max(1)
     scores, is_pose = scores * rows[:, OBJECTNESS], categories == POSE
@@ -479,7 +491,7 @@ def detect(rows: Tensor, image_index: Tensor, num_keypoints: int, settings: Infe
         found = Detections(of_rows, image, boxes, score, category)
         return found[suppress(boxes, score, category, image, max_iou, *limits)]
 
-    if settings.pose_iou == settings.keypoint_iou and settings.keypoint_confidence >= settings.pose_confidence:
+    if settings.shares_pass:
         found = best(scores > settings.pose_confidence, settings.pose_iou)
         is_pose, enough = found.categories == POSE, found.scores >= settings.keypoint_confidence
         return found[_numbers(is_pose)], found[_numbers(enough & ~is_pose)]
@@ -738,7 +750,7 @@ class Kapao(PoseMethod):
         return {name: self.gains[name] * value for name, value in terms.items()}
 
     def candidates(self, batch: Batch) -> Candidates:
-        """The decoded rows of all passes whose objectness is above the threshold."""
+        """The decoded rows of all passes that count."""
         images = _normalised(batch.images)
         found = [self._seen(images, one) for one in self.passes]
         rows, image_index = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -748,9 +760,7 @@ class Kapao(PoseMethod):
     def _seen(self, images: Tensor, one: Pass) -> tuple[Tensor, Tensor]:
         """`decode`d rows of one pass, in pixels of the input."""
         raw = self.net(one.view(images, max(self.net.strides), self.inference.pad))
-        rows, image_index = decode(
-            raw, self.net.anchors, self.net.strides, len(self.skeleton), self.inference.threshold
-        )
+        rows, image_index = decode(raw, self.net.anchors, self.net.strides, len(self.skeleton), self.inference)
         return (rows if one.is_plain else self._back(rows, one, images.shape[3])), image_index
 
     def _back(self, rows: Tensor, one: Pass, width: int) -> Tensor:
@@ -772,13 +782,19 @@ class Kapao(PoseMethod):
         found = candidates.rows, candidates.image_index, len(self.skeleton)
         return find_people(*found, to_original, batch.sizes, self.inference)
 
+    def stores(self, wanted: Inference) -> bool:
+        """Rows that did not count were never decoded; the padding is what the network saw."""
+        own = self.inference
+        objects = own.least_objectness <= wanted.least_objectness and own.pose_confidence <= wanted.pose_confidence
+        return objects and own.pad == wanted.pad
+
     def crowd(self, batch: Batch, people: int) -> Candidates:
         """Drawn candidates, the same in every picture; see `kapao_scene`."""
         height, width = batch.images.shape[-2:]
         per_cell = self.net.anchors.shape[1]
         count = per_cell * sum((height // stride) * (width // stride) for stride in self.net.strides)
         shared = scene(people, count, (height, width), len(self.skeleton)).to(batch.images.device)
-        rows, image_index = above(shared.expand(len(batch), -1, -1), self.inference.threshold)
+        rows, image_index = counted(shared.expand(len(batch), -1, -1), self.inference)
         return Candidates(rows, image_index)
 
 

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+# for `net.compile(options=FREEZING)`: the compiler takes the weights as constants and joins activations to convolutions
+FREEZING = {"freezing": True}
+
 Net = TypeVar("Net", bound=nn.Module)
 
 

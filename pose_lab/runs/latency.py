@@ -1,219 +1,100 @@
-"""How long a method needs for a picture, part by part: what `pose_lab.benchmark` measures and writes."""
+"""Milliseconds: a clock for work on CPU or GPU, and what a finished run's pictures cost, part by part."""
 
 from __future__ import annotations
 
-import copy
-import csv
-import io
-import os
-import platform
-import statistics
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-import torchvision
-from omegaconf import DictConfig
-from rich.table import Table
-from torch import nn
+from lightning import Trainer
 
-import pose_lab
 from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
-from pose_lab.nets.folded import folded
 from pose_lab.poses import Batch
-from pose_lab.runs.files import write_json, write_text
-from pose_lab.runs.timing import once
-from pose_lab.runs.train import LABELS, build
 
-FORMS = ("eager", "compiled", "folded", "folded_compiled")
-PRECISIONS = ("float32", "bfloat16", "float16")
+WARMUP = 3  # rounds that do not count: the first ones choose kernels and fill caches
 
 
-@dataclass(frozen=True)
-class Timing:
-    """One measured part: milliseconds per batch, and the quartiles around their median."""
+class Laps:
+    """Milliseconds between marks; on a GPU by events in its queue, which is not made to wait."""
 
-    part: str
-    form: str
-    precision: str
-    batch: int
-    people: int | None
-    median: float
-    low: float
-    high: float
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._marks: list[Any] = []
 
+    def mark(self) -> None:
+        """The end of one part and the beginning of the next."""
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
 
-def measure(cfg: DictConfig) -> list[Timing]:
-    """All timings of a config: loading, forward, post-processing, and the three together.
-
-    `loading` reads and letterboxes the pictures; `candidates` is the network with test-time augmentation and decoding;
-    `network` is the network alone; `people` is suppression and grouping of drawn people, where the method can draw
-    some; `end to end` is loading, candidates and people of the pictures themselves, moving them to the device included.
-
-    Raises:
-        ValueError: a setting is wrong, or the device is not there.
-    """
-    settings = cfg.latency
-    device = check(cfg)
-    torch.manual_seed(cfg.seed)
-    method: PoseMethod = build(cfg.method, LABELS)
-    method.eval().to(device)
-    timings: list[Timing] = []
-    with torch.inference_mode():
-        for size in settings.batches:
-            timings += _of_batch(cfg, method, size, _Clock(device, settings.warmup, settings.repeats))
-    return timings
+    def read(self) -> list[float]:
+        """One number for each part, when all are done."""
+        pairs = list(zip(self._marks, self._marks[1:], strict=False))
+        if self.device.type != "cuda":
+            return [1000 * (end - start) for start, end in pairs]
+        self._marks[-1].synchronize()
+        return [start.elapsed_time(end) for start, end in pairs]
 
 
-def check(cfg: DictConfig) -> torch.device:
-    """The device, if all settings are right.
-
-    Raises:
-        ValueError: says the field and what it may be.
-    """
-    settings = cfg.latency
-    for field, known in (("forms", FORMS), ("precisions", PRECISIONS)):
-        for value in settings[field]:
-            if value not in known:
-                raise ValueError(f"latency.{field} has {value!r}; there are: {', '.join(known)}")
-    for field in ("batches", "people"):
-        for value in settings[field]:
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"latency.{field} has {value!r}, but must hold whole numbers from 1 on")
-    if settings.repeats < 2 or settings.warmup < 0:
-        raise ValueError(f"latency.repeats is {settings.repeats} (2 or more), warmup {settings.warmup} (0 or more)")
-    wanted = {"gpu": "cuda"}.get(cfg.machine.accelerator, cfg.machine.accelerator)
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"machine.accelerator is {cfg.machine.accelerator!r}; there are: auto, cpu, gpu")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("machine.accelerator is gpu, but torch sees none here: use machine.accelerator=cpu")
-    return torch.device(wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+def once(action: Callable[[], Any], device: torch.device) -> float:
+    """Milliseconds of one action."""
+    laps = Laps(device)
+    laps.mark()
+    action()
+    laps.mark()
+    return laps.read()[0]
 
 
-def _of_batch(cfg: DictConfig, method: PoseMethod, size: int, clock: _Clock) -> Iterator[Timing]:
-    batches = _batches(cfg, size)
-    first = next(batches).to(clock.where)
-    plain = method.net
-    yield Timing("loading", "", "", size, None, *clock.host(lambda: next(batches)))
-    for count in cfg.latency.people:
-        drawn = method.crowd(first, count)
-        if drawn is not None:
-            yield Timing("people", "", "", size, count, *clock.device(partial(method.people, drawn, first)))
-    for form in cfg.latency.forms:
-        for precision in cfg.latency.precisions:
-            if not form.startswith("folded") and precision != "float32":
-                continue
-            method.net = _net(plain, form, precision)
-            images = first.images / 255
-            network, candidates = partial(method.net, images), partial(method.candidates, first)
-            yield Timing("network", form, precision, size, None, *clock.device(network))
-            yield Timing("candidates", form, precision, size, None, *clock.device(candidates))
-            whole = clock.host(lambda: method.predict(next(batches).to(clock.where)))
-            yield Timing("end to end", form, precision, size, None, *whole)
-    method.net = plain
-
-
-def _net(plain: nn.Module, form: str, precision: str) -> nn.Module:
-    """The network in another form; the plain one stays as it is."""
-    net = folded(plain, getattr(torch, precision)) if form.startswith("folded") else copy.copy(plain)
-    if form.endswith("compiled"):
-        net.compile()
-    return net
-
-
-def _batches(cfg: DictConfig, size: int) -> Iterator[Batch]:
-    """The evaluation pictures in whole batches, again and again."""
-    data: PoseDataModule = build(cfg.data)
-    data.prepare_data()
-    data.setup("validate")
-    if len(data.val_annotations.image_ids) < size:
-        raise ValueError(f"latency.batches has {size}, but data.val has {len(data.val_annotations.image_ids)} pictures")
-    while True:
-        yield from (batch for batch in data.val_batches(size) if len(batch) == size)
-
-
-class _Clock:
-    """Medians and quartiles in milliseconds.
+def latency(trainer: Trainer, method: PoseMethod, data: PoseDataModule, pictures: int) -> dict[str, float]:
+    """What a picture costs, one at a time, on the trainer's device and in its precision.
 
     Args:
-        where: the device that works.
-        warmup: rounds that do not count.
-        repeats: rounds that count.
+        trainer: has evaluated the method.
+        method: with the weights that it evaluated.
+        data: after `setup`.
+        pictures: the first so many evaluation pictures are timed, or all if there are fewer.
+
+    Returns:
+        Medians in milliseconds: `ms_load`, reading and letterboxing; `ms_network`, test-time augmentation and decoding
+        included; `ms_people`, the post-processing; `ms_total`, all of these and the way to the device. And
+        `latency_pictures`, how many were timed.
     """
-
-    def __init__(self, where: torch.device, warmup: int, repeats: int) -> None:
-        self.where, self.warmup, self.repeats = where, warmup, repeats
-
-    def device(self, action: Callable[[], Any]) -> tuple[float, float, float]:
-        """Of work on the device, on a GPU between two events in its queue."""
-        return self._time(action, self.where)
-
-    def host(self, action: Callable[[], Any]) -> tuple[float, float, float]:
-        """Of work that the host takes part in, until the device is done too."""
-
-        def finished() -> None:
-            action()
-            if self.where.type == "cuda":
-                torch.cuda.synchronize(self.where)
-
-        return self._time(finished, torch.device("cpu"))
-
-    def _time(self, action: Callable[[], Any], clock: torch.device) -> tuple[float, float, float]:
-        for _ in range(self.warmup):
-            action()
-        if self.where.type == "cuda":
-            torch.cuda.synchronize(self.where)
-        times = [once(action, clock) for _ in range(self.repeats)]
-        low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
-        return middle, low, high
+    device = trainer.strategy.root_device
+    method.to(device).eval()
+    batches = data.val_batches(1)
+    with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        first = next(data.val_batches(1)).to(device)
+        for _ in range(WARMUP):
+            method.predict(first)
+        rows = [row for row in (_picture(method, batches, device) for _ in range(pictures)) if row]
+    medians = {name: median(row[name] for row in rows) for name in rows[0]}
+    return {**medians, "latency_pictures": len(rows)}
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """On what was measured."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+def _picture(method: PoseMethod, batches: Iterator[Batch], device: torch.device) -> dict[str, float]:
+    """The parts of the next picture; nothing if there is none."""
+    start = time.perf_counter()
+    batch = next(batches, None)
+    loaded = time.perf_counter()
+    if batch is None:
+        return {}
+    batch, laps = batch.to(device), Laps(device)
+    laps.mark()
+    candidates = method.candidates(batch)
+    laps.mark()
+    method.people(candidates, batch)
+    laps.mark()
+    network, people = laps.read()
+    total = time.perf_counter() - start
     return {
-        "device": device.type,
-        "gpu": gpu,
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "cuda": torch.version.cuda if gpu else None,
-        "pose_lab": pose_lab.__version__,
+        "ms_load": 1000 * (loaded - start),
+        "ms_network": network,
+        "ms_people": people,
+        "ms_total": 1000 * total,
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def table(timings: list[Timing], title: str) -> Table:
-    """Milliseconds per batch: median, and the quartiles around it."""
-    shown = Table("part", "network", "precision", "batch", "people", "median ms", "quartiles", title=title)
-    for t in timings:
-        people = "" if t.people is None else str(t.people)
-        shown.add_row(
-            t.part, t.form, t.precision, str(t.batch), people, f"{t.median:.2f}", f"{t.low:.2f}..{t.high:.2f}"
-        )
-    return shown
-
-
-def write(folder: Path, timings: list[Timing], where: dict[str, Any], settings: dict[str, Any]) -> None:
-    """`latency.json`, with machine and settings, and `latency.csv`; milliseconds per batch."""
-    rows = [asdict(timing) for timing in timings]
-    write_json(folder / "latency.json", {"machine": where, "settings": settings, "milliseconds": rows})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "latency.csv", text.getvalue())

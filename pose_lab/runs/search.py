@@ -16,6 +16,7 @@ each setting; a search that was stopped goes on after its last row.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -82,6 +83,32 @@ class Search:
         return best
 
 
+def check(method: PoseMethod, settings: Search) -> None:
+    """Looks at all that a search will try.
+
+    Raises:
+        ValueError: `search` names no field of `inference`, a value is out of range, or the candidates, stored once,
+            would not hold what it needs.
+    """
+    configured = method.inference
+    known = [field.name for field in fields(configured)]
+    unknown = {*settings.values, *settings.stored_with} - set(known)
+    if unknown:
+        raise ValueError(f"search names {', '.join(sorted(unknown))}, but method.inference has: {', '.join(known)}")
+    method.inference = replace(configured, **settings.stored_with)
+    try:
+        for point in itertools.product(*settings.values.values()):
+            tried = dict(zip(settings.values, point, strict=True))
+            if not method.stores(replace(configured, **tried)):
+                raise ValueError(
+                    f"search: candidates stored with {dict(settings.stored_with)} do not serve {tried}. Set as loose a "
+                    "value in search.stored_with, or, where the network itself sees something else, vary it in a sweep "
+                    "with `weights_of`"
+                )
+    finally:
+        method.inference = configured
+
+
 def search(trainer: Trainer, method: PoseMethod, settings: Search, folder: RunFolder) -> dict[str, Any]:
     """Finds the best values of the method's `inference` for the weights that it holds.
 
@@ -95,20 +122,14 @@ def search(trainer: Trainer, method: PoseMethod, settings: Search, folder: RunFo
         `search_configured` and `search_best`: the metric as configured and at the best values; `search_at`: these.
 
     Raises:
-        ValueError: `search` names no field of `inference`, or a value is out of range.
+        ValueError: `search.metric` is none that the method is measured by.
     """
     configured = method.inference
-    unknown = {*settings.values, *settings.stored_with} - {field.name for field in fields(configured)}
-    if unknown:
-        known = ", ".join(field.name for field in fields(configured))
-        raise ValueError(f"search names {', '.join(sorted(unknown))}, but method.inference has: {known}")
 
     def with_values(point: Point) -> Any:
         return replace(configured, **dict(zip(settings.values, point, strict=True)))
 
     start: Point = tuple(getattr(configured, name) for name in settings.values)
-    for _, point in settings.alone(start):
-        with_values(point)  # refuses what is out of range before the network sees a picture
     place = (
         f"{trainer.global_rank}-of-{trainer.world_size}"  # another number of processes shares the pictures otherwise
     )
@@ -120,12 +141,16 @@ def search(trainer: Trainer, method: PoseMethod, settings: Search, folder: RunFo
             _store(trainer, method, stored)
 
         def measure(step: str, name: str, point: Point) -> float:
-            if not table.has(step, name, point):
+            new = not table.has(step, name, point)
+            if new:
                 method.inference = with_values(point)
                 table.add(step, name, point, table.numbers(point) or _evaluated(method, stored))
-                if table.writes:
-                    _tell(folder, len(table.rows), settings, with_values(point), table.numbers(point))
-            return table.numbers(point)[settings.metric]
+            numbers = table.numbers(point)
+            if settings.metric not in numbers:
+                raise ValueError(f"search.metric is {settings.metric!r}; there are: {', '.join(numbers)}")
+            if new and table.writes:
+                _tell(folder, len(table.rows), settings, with_values(point), numbers)
+            return numbers[settings.metric]
 
         best = settings.best(start, measure)
     finally:

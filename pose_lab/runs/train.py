@@ -31,13 +31,14 @@ from pose_lab.runs.checkpoints import Checkpoints, WholeCheckpoints, resumable
 from pose_lab.runs.code import origin
 from pose_lab.runs.folder import InterruptedRun, RunFolder
 from pose_lab.runs.identity import deciding, identity, resolved, run_folder, trained_by
+from pose_lab.runs.latency import latency
 from pose_lab.runs.pictures import Pictures
 from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
 from pose_lab.runs.search import Search, search
-from pose_lab.runs.timing import latency
+from pose_lab.runs.search import check as check_search
 from pose_lab.runs.wandb import Wandb
-from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, weights_fingerprint
+from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, published_choices, weights_fingerprint
 
 # keys of `method` that are no arguments: people, reports and recipes read them
 LABELS = ("name", "about", "published_batch", "published_inference")
@@ -96,7 +97,16 @@ def _method(cfg: DictConfig) -> tuple[DictConfig, PoseMethod]:
     whole = fitted(cfg)
     method: PoseMethod = build(whole.method, LABELS)
     method.optimisation.build(method.net, cfg.data.batch_size)
+    if cfg.search is not None:
+        check_search(method, _search_of(cfg))
     return whole, method
+
+
+def _search_of(cfg: DictConfig) -> Search:
+    try:
+        return Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
+    except TypeError as error:  # a key too many or too few
+        raise ValueError(f"search: {error}") from None
 
 
 def build(node: DictConfig, labels: tuple[str, ...] = ()) -> Any:
@@ -216,8 +226,7 @@ def _fit_and_evaluate(
             numbers |= _restore(method, weights)
         numbers |= _evaluate(trainer, method, data)
         if cfg.search is not None:
-            settings = Search(**cast(dict[str, Any], OmegaConf.to_container(cfg.search, resolve=True)))
-            numbers |= search(trainer, method, settings, folder)
+            numbers |= search(trainer, method, _search_of(cfg), folder)
         if cfg.latency is not None and trainer.is_global_zero:
             numbers |= latency(trainer, method, data, cfg.latency)
     return numbers | _origin(trainer)
@@ -310,8 +319,10 @@ def _banner(cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: Run
         "code": origin().short or "not from a checkout",
         "results": folder.path,
         "start": start,
+        "people": published_choices(cfg),
     }
-    print("\n".join([*(f"{name:8} {text}" for name, text in lines.items()), where or "W&B: off"]), flush=True)
+    shown = [f"{name:8} {text}" for name, text in lines.items() if text]
+    print("\n".join([*shown, where or "W&B: off"]), flush=True)
 
 
 def _quiet() -> None:

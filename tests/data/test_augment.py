@@ -1,3 +1,4 @@
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -161,8 +162,18 @@ def test_frames_need_not_be_square(scene):
     assert batch.images.shape == (6, 3, 64, 128)
 
 
+def test_the_last_epochs_can_be_without_mosaics(scene):
+    module = data_module(scene.root, scene.cache, augment=Augmentation(mosaic=1.0, close_mosaic=2))
+    module.trainer = lightning.Trainer(max_epochs=5, logger=False, enable_checkpointing=False, accelerator="cpu")
+    module.setup("fit")
+    samples = module.train_dataloader().samples
+    sources = [len(samples.plan(BatchKey(epoch, np.arange(6), np.arange(6))).source) for epoch in range(5)]
+    assert sources == [24, 24, 24, 6, 6]
+
+
 @pytest.mark.parametrize(
-    ("field", "value"), [("mosaic", 1.5), ("flip", -0.1), ("scale", 1.0), ("hue", 0.5), ("translate", -1)]
+    ("field", "value"),
+    [("mosaic", 1.5), ("flip", -0.1), ("scale", 1.0), ("hue", 0.5), ("translate", -1), ("close_mosaic", -1)],
 )
 def test_impossible_values_are_named(field, value):
     with pytest.raises(ValueError, match=rf"data\.augment\.{field} .* {value}"):

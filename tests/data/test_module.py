@@ -178,8 +178,10 @@ def test_unknown_policy(root, tmp_path, field, choices):
 
 
 def test_demo_frames_want_batches_of_one(root, tmp_path):
-    with pytest.raises(ValueError, match=r"set data\.val_batch_size=1"):
+    with pytest.raises(ValueError, match=r"data\.val_batch_size must be 1"):
         data_module(root, tmp_path / "cache", val_fit="demo", val_batch_size=2)
+    with pytest.raises(ValueError, match=r"latency\.batches must be 1"):
+        data_module(root, tmp_path / "cache", val_fit="demo", val_batch_size=1).val_batches(2)
 
 
 @pytest.mark.parametrize(("fit", "batch_size"), [("square", 4), ("rectangular", 4), ("demo", 1)])

@@ -70,8 +70,8 @@ def test_decoded_rows_end_with_confidences():
     torch.manual_seed(0)
     raw = [torch.randn(1, 3, 4 * K + 6, 4, 4)]
     anchors = torch.ones(1, 3, 2)
-    rows, _ = decode(raw, anchors, [8], K, -1.0)
-    plain, _ = decode([raw[0][:, :, : 3 * K + 6]], anchors, [8], K, -1.0)
+    rows, _ = decode(raw, anchors, [8], K, None)
+    plain, _ = decode([raw[0][:, :, : 3 * K + 6]], anchors, [8], K, None)
     torch.testing.assert_close(rows[:, : 3 * K + 6], plain)
     expected = raw[0][0, :, 3 * K + 6 :].flatten(2).transpose(1, 2).flatten(0, 1).sigmoid()
     torch.testing.assert_close(rows[:, 3 * K + 6 :], expected)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import bench_kapao as bench
-from pose_lab.methods.kapao import Inference, above, decode, detect, find_people, published_map
+from pose_lab.methods.kapao import Inference, counted, decode, detect, find_people, published_map
 from pose_lab.methods.kapao_scene import scene
 from tests.conftest import ROOT
 from tests.methods.kapao_cases import PUBLISHED, fixture, inference, net
@@ -16,9 +16,7 @@ NAMES = tuple(Inference.__dataclass_fields__)[:7]
 def load(case):
     data = fixture(f"post_{case}")
     settings = inference(**dict(zip(NAMES, data["params_f64"].tolist(), strict=True)), **PUBLISHED)
-    # the network's decoding leaves out rows of low objectness, so do it here
-    image_index, row = torch.nonzero(data["pred"][..., 4] > settings.threshold, as_tuple=True)
-    return data, settings, data["pred"][image_index, row], image_index
+    return data, settings, *counted(data["pred"], settings)
 
 
 def num_keypoints(rows):
@@ -56,27 +54,29 @@ def test_decoding_of_published_outputs():
     data = fixture("forward")
     raw = [data[f"raw{level}"].movedim(-1, 2) for level in range(4)]
     network = net(17, 0.125, 0.1)
-    rows, image_index = decode(raw, network.anchors, network.strides, network.num_keypoints, -1.0)
+    rows, image_index = decode(raw, network.anchors, network.strides, network.num_keypoints, None)
     assert image_index.tolist() == [0] * len(rows)
     torch.testing.assert_close(rows[None], data["decoded"], rtol=0, atol=5e-4)
 
 
-def test_decoding_leaves_out_low_objectness_only():
+@pytest.mark.parametrize("settings", [inference(), inference(pose_iou=0.25), inference(keypoint_confidence=0.6)])
+def test_decoding_leaves_out_only_what_can_become_no_object(settings):
     network = net(5, 0.125, 0.1)
     torch.manual_seed(0)
     raw = [torch.randn(2, 3, 21, 64 // s, 128 // s) for s in network.strides]
-    rows, image_index = decode(raw, network.anchors, network.strides, network.num_keypoints, -1.0)
-    few, few_index = decode(raw, network.anchors, network.strides, network.num_keypoints, 0.6)
-    kept = rows[:, 4] > 0.6
+    raw = [level * 4 for level in raw]
+    rows, image_index = decode(raw, network.anchors, network.strides, network.num_keypoints, None)
+    few, few_index = decode(raw, network.anchors, network.strides, network.num_keypoints, settings)
     assert 0 < len(few) < len(rows)
-    assert torch.equal(few, rows[kept])
-    assert torch.equal(few_index, image_index[kept])
+    for found, whole in zip(detect(few, few_index, 5, settings), detect(rows, image_index, 5, settings), strict=True):
+        assert torch.equal(few[found.rows], rows[whole.rows])
+        assert torch.equal(found.scores, whole.scores)
 
 
 def test_the_timed_crowd_is_the_one_described():
     """81 poses, 30 of them above 0.3, and 300 keypoint objects after suppression; ours equals the plain loop."""
     rows, settings = scene(bench.PEOPLE, bench.ROWS, bench.FRAME, 17, bench.SEED), inference(**PUBLISHED)
-    found, image_index = above(rows, settings.threshold)
+    found, image_index = counted(rows, settings)
     poses, keypoints = detect(found, image_index, 17, settings)
     assert (len(poses.rows), int((poses.scores > 0.3).sum()), len(keypoints.rows)) == (81, 30, 300)
     bench.post_processing(repeats=1)  # raises where the two differ

@@ -23,7 +23,7 @@ def published():
 def rows_of(network, dtype):
     with torch.no_grad():
         raw = network(fixture("forward")["image"].to(dtype))
-    return decode(raw, network.anchors.float(), network.strides, network.num_keypoints, -1.0)[0]
+    return decode(raw, network.anchors.float(), network.strides, network.num_keypoints, None)[0]
 
 
 def test_decoded_rows_equal_published(published):

@@ -1,53 +1,47 @@
-"""The command that measures latency, and what it refuses."""
-
-import csv
-import json
+"""The milliseconds that a run leaves beside its accuracy."""
 
 import pytest
-from hydra import compose, initialize_config_module
+import torch
 
-from pose_lab.runs import latency, resolvers, search_path
-from tests.configs import TINY
+from pose_lab.runs import latency
+from pose_lab.runs.latency import Laps
+from pose_lab.runs.train import train
+from tests.configs import TINY, composed
 
-SMALL = [key for key in TINY if not key.startswith(("training", "logger"))]
-
-
-def config(*overrides):
-    resolvers.register()
-    search_path.register()
-    with initialize_config_module("pose_lab.conf", version_base="1.3"):
-        return compose("latency", overrides=[*SMALL, *overrides])
+PARTS = ("ms_load", "ms_network", "ms_people")
 
 
-def test_measures_every_part_and_writes_both_files(tmp_path):
-    cfg = config(f"machine.cache={tmp_path}", "latency.batches=[1,2]", "latency.people=[1,3]", "latency.repeats=2",
-                 "latency.warmup=0", "latency.precisions=[float32,bfloat16]")  # fmt: skip
-    timings = latency.measure(cfg)
-    per_net = {"network", "candidates", "end to end"}
-    for size in (1, 2):
-        of_size = [t for t in timings if t.batch == size]
-        assert [t.people for t in of_size if t.part == "people"] == [1, 3]
-        forms = {(t.form, t.precision) for t in of_size if t.part in per_net}
-        assert forms == {("eager", "float32"), ("folded", "float32"), ("folded", "bfloat16")}
-    assert all(0 < t.low <= t.median <= t.high for t in timings)
-    latency.write(tmp_path / "out", timings, latency.machine(latency.check(cfg)), {"repeats": 2})
-    content = json.loads((tmp_path / "out" / "latency.json").read_text())
-    with open(tmp_path / "out" / "latency.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == len(content["milliseconds"]) == len(timings)
-    assert content["machine"]["device"] == "cpu"
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("latency.forms=[fast]", "eager, compiled, folded, folded_compiled"),
-        ("latency.precisions=[int8]", "float32, bfloat16"),
-        ("latency.batches=[0]", "latency.batches has 0"),
-        ("latency.people=[-1]", "latency.people has -1"),
-        ("latency.repeats=1", "repeats is 1"),
-        ("machine.accelerator=tpu", "auto, cpu, gpu"),
-    ],
-)
-def test_wrong_settings_are_named(override, message):
-    with pytest.raises(ValueError, match=message):
-        latency.check(config(override))
+@pytest.mark.parametrize(("asked", "timed"), [(3, 3), (50, 4)])
+def test_a_run_is_timed_on_its_evaluation_pictures(asked, timed, tmp_path, cache):
+    """There are four of them."""
+    cfg = composed(*TINY, "training.epochs=1", f"latency={asked}", results=tmp_path, cache=cache)
+    numbers = train(cfg).metrics()
+    assert numbers["latency_pictures"] == timed
+    assert all(0 < numbers[part] < numbers["ms_total"] for part in PARTS)
+    assert {"AP", "steps"} < numbers.keys()
+
+
+def test_a_run_is_not_timed_unless_asked(tmp_path, cache):
+    numbers = train(composed(*TINY, "training.epochs=1", results=tmp_path, cache=cache)).metrics()
+    assert not [name for name in numbers if name.startswith(("ms_", "latency"))]
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "1.5", "true", "all"])
+def test_what_is_no_number_of_pictures_is_refused_before_training(asked, tmp_path, cache):
+    with pytest.raises(ValueError, match=r"latency is .*, but must be a whole number from 1 on"):
+        train(composed(*TINY, f"latency={asked}", results=tmp_path, cache=cache))
+    assert not list(tmp_path.iterdir())
+
+
+def test_laps_are_the_milliseconds_between_marks(monkeypatch):
+    seconds = iter([1.0, 1.25, 3.25])
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: next(seconds))
+    laps = Laps(torch.device("cpu"))
+    for _ in range(3):
+        laps.mark()
+    assert laps.read() == [250.0, 2000.0]

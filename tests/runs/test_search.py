@@ -117,10 +117,25 @@ def test_the_report_of_a_search_has_its_settings_as_rows(searched):
     [
         ("{values: {pose_iuo: [0.5]}, stored_with: {}, metric: AP, rounds: 1}", "search names pose_iuo"),
         ("{values: {pose_iou: [1.5]}, stored_with: {}, metric: AP, rounds: 1}", r"inference\.pose_iou is 1\.5"),
+        (
+            "{values: {pose_confidence: [1e-5]}, stored_with: {pose_confidence: 0.01}, metric: AP, rounds: 1}",
+            "do not serve .*1e-05",
+        ),
+        ("{values: {pad: [0.0]}, stored_with: {}, metric: AP, rounds: 1}", "do not serve .*pad"),
+        ("{values: {pose_iou: [0.5]}, stored_with: {}, metric: AP, round: 1}", "search: .*'round'"),
     ],
 )
-def test_wrong_names_and_values_are_refused(searched, tmp_path, node, message):
+def test_wrong_names_and_values_are_refused_before_training(searched, tmp_path, node, message):
     cfg, _ = searched
     cfg = composed(*TINY, "training.epochs=1", f"search={node}", results=tmp_path, cache=cfg.machine.cache)
     with pytest.raises(ValueError, match=message):
+        train(cfg)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_metric_is_named(searched):
+    cfg, folder = searched
+    cfg = cfg.copy()
+    cfg.search.metric, cfg.training.epochs, cfg.checkpoint = "APX", 0, str(folder.path)
+    with pytest.raises(ValueError, match=r"search\.metric is 'APX'; there are: AP, AP50"):
         train(cfg)

@@ -55,7 +55,9 @@ def test_without_training_the_checkpoint_is_evaluated(published, tmp_path, cache
     assert numbers["parameters"] == 225_084
     assert len(json.loads(predictions)) > 0
     assert not folder.checkpoints.exists()
-    assert f"start    all 472 tensors of {published}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"start    all 472 tensors of {published}" in told
+    assert "people   as published: clip_keypoints first_two, clip_objects True" in told
     config = yaml.safe_load((folder.path / "config.yaml").read_text())
     assert config["method"]["net"]["channels"] == [8, 8, 16, 32, 48, 64]
     assert config["method"]["net"]["anchors"][0][0] == [19, 27]
@@ -76,6 +78,12 @@ def test_published_weights_are_evaluated_as_they_were_published(changes, expecte
     cfg = fitted(cfg)
     assert cfg.method.inference.clip_keypoints == expected
     assert cfg.method.inference.round_boxes is (expected == "first_two")
+
+
+def test_what_was_published_can_be_changed_by_name(published):
+    cfg = fitted(composed(*PUBLISHED, f"checkpoint={published}", "training.epochs=0",
+                          "method.published_inference.round_boxes=false"))  # fmt: skip
+    assert (cfg.method.inference.round_boxes, cfg.method.inference.clip_keypoints) == (False, "first_two")
 
 
 def test_our_own_weights_are_evaluated_as_configured(tmp_path, cache):
