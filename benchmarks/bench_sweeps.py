@@ -41,9 +41,9 @@ def measure() -> list[dict[str, Any]]:
         rows.append(_timed("a finished sweep of 5 runs started again", again, 15))
     with tempfile.TemporaryDirectory() as folder:
         sweep = _thousand_runs(Path(folder))
-        for name in ("status", "report"):
-            command = [sys.executable, "-m", "pose_lab.sweep", name, str(sweep)]
-            rows.append(_timed(f"python -m pose_lab.sweep {name}, 1,000 runs", command, 5))
+        for name in ("sweep status", "compare"):
+            command = [sys.executable, "-m", *f"pose_lab.{name}".split(), str(sweep)]
+            rows.append(_timed(f"python -m pose_lab.{name} FOLDER, 1,000 runs", command, 5))
         snapshot, _ = code.snapshot(Path(folder))
         files = sum(path.is_file() for path in snapshot.rglob("*"))
         rows.append({"what": "a snapshot of the code", "value": files, "unit": "files", "target": ""})
