@@ -1,4 +1,4 @@
-"""Where the fixtures lie.
+"""Where the fixtures lie, and how the tests are shared out among processes.
 
 Small numeric fixtures are in `tests/fixtures`. Larger ones and real pictures are never committed: they are read from a
 folder `shared` beside the checkout (or from `POSE_LAB_SHARED`), and tests that need them are skipped elsewhere.
@@ -9,8 +9,28 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes beside each other, not threads
+
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("POSE_LAB_SHARED", ROOT.parent / "shared"))
+LONGEST = ("tests/slurm/", "tests/runs/", "tests/test_experiments.py")  # begin first, so that they do not end last
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: [not item.nodeid.startswith(start) for start in LONGEST])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file stay together, and all that need the private Slurm: it runs once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return LONGEST[0] if nodeid.startswith(LONGEST[0]) else super()._split_scope(nodeid)
+
+    return Files(config, log)
 
 
 def fixture_path(relative: str) -> Path:
