@@ -106,12 +106,11 @@ def reaches(people: People, sigmas: Tensor, lowest: float) -> Tensor:
     labelled keypoints (without any: to the box that `keypoint_similarity` takes instead), and the largest of the
     constants `sigmas` (K,) forgives a distance the most.
     """
-    labelled = people.keypoints[..., 2:] > 0
-    xy = people.keypoints[..., :2]
-    low = bounding_boxes(torch.where(labelled, xy, torch.inf))[:, :2]
-    high = bounding_boxes(torch.where(labelled, xy, -torch.inf))[:, 2:]
+    planes = people.keypoints.permute(1, 2, 0).contiguous()  # (K, 3, N): faster than over short rows
+    xy, labelled = planes[:, :2], planes[:, 2:] > 0
+    low, high = torch.where(labelled, xy, torch.inf).amin(0).t(), torch.where(labelled, xy, -torch.inf).amax(0).t()
     size = people.boxes[:, 2:] - people.boxes[:, :2]
-    unlabelled = ~labelled.any(1)
+    unlabelled = ~labelled.any(0).t()
     low = torch.where(unlabelled, people.boxes[:, :2] - size, low)
     high = torch.where(unlabelled, people.boxes[:, 2:] + size, high)
     reach = 2 * sigmas.max() * (-2 * math.log(lowest) * (people.areas + EPSILON)).sqrt()[:, None] * (1 + ROUNDING)
