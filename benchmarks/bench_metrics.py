@@ -51,7 +51,7 @@ def people(images: int, per_image: float, skeleton: Skeleton, crowd: bool, seed:
         instance_ids=np.arange(1, total + 1),
         image_index=image_index,
         boxes=np.concatenate([corner, corner + size], 1),
-        keypoints=np.concatenate([(xy + 0.5) * (visibility > 0), visibility], 2).astype(np.float32),
+        keypoints=np.concatenate([(xy + 0.5) * (visibility > 0), visibility], 2),
         areas=size.prod(1) * 0.6,
         ignore=rng.random(total) < 0.02,
         num_keypoints=(visibility[..., 0] > 0)[:, list(skeleton.counted)].sum(1).astype(np.int32),
@@ -80,7 +80,7 @@ def detections(truth: Annotations, per_image: int, seed: int = 1) -> Predictions
 
 def coco_json(truth: Annotations) -> dict:
     """The annotations in COCO's layout."""
-    file_keypoints = truth.keypoints.astype(np.float64)
+    file_keypoints = truth.keypoints.copy()
     file_keypoints[..., :2] -= truth.pixel_shift * (file_keypoints[..., 2:] > 0)
     boxes = np.concatenate([truth.boxes[:, :2], truth.boxes[:, 2:] - truth.boxes[:, :2]], 1)
     return {

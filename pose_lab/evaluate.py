@@ -1,16 +1,22 @@
-"""`python -m pose_lab.evaluate gt=ANNOTATIONS dt=RESULTS metric=NAME`: the numbers of anybody's results file.
+"""`python -m pose_lab.evaluate gt=ANNOTATIONS dt=RESULTS metric=NAME`: the
+numbers of anybody's results file.
 
-RESULTS is a COCO results file, AlphaPose's, or a folder of mmpose's files of single pictures; for metrics of single
-people also an array (.npy, .npz, .mat) with a row per annotated person. Further arguments:
+RESULTS is a COCO results file, AlphaPose's, or a folder of mmpose's files of
+single pictures; for metrics of single people also an array (.npy, .npz, .mat)
+with a row per annotated person; of videos PoseTrack18's files.
 
-  out=FILE.json         writes the numbers under their official names, the tables too
-  by=NAME,...           further tables of OKS: keypoint, crowd_index, people (per picture)
-  curves=FILE.csv       writes precision over recall (OKS)
-  matches=FILE.npz      writes which detection took which person (OKS), see docs/evaluation.md
-  cache=FOLDER          keeps the index of ANNOTATIONS for the next time
-  data=NAME             how ANNOTATIONS is read, where the metric does not say so: conf/data
-  images=FOLDER         the pictures, for annotations that do not state their sizes; part=train, of several in a file
-  KEY=VALUE             any setting of conf/metric/NAME.yaml: unknown_images=skip, crowd_limits=paper, thresholds=[0.1]
+  out=FILE.json      writes the numbers under their official names, tables too
+  by=NAME,...        further tables of OKS: keypoint, crowd_index, people (per
+                     picture)
+  curves=FILE.csv    writes precision over recall (OKS)
+  matches=FILE.npz   writes which detection took which person (OKS), see
+                     docs/evaluation.md
+  cache=FOLDER       keeps the index of ANNOTATIONS for the next time
+  data=NAME          how ANNOTATIONS is read, where the metric does not say so:
+                     conf/data
+  part=NAME          of several that ANNOTATIONS holds: train, test
+  KEY=VALUE          any setting of conf/metric/NAME.yaml: unknown_images=skip,
+                     crowd_limits=paper, thresholds=[0.1]
 
 All pictures of ANNOTATIONS are evaluated, also those without results.
 """
@@ -23,18 +29,18 @@ import tempfile
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
+from pose_lab.errors import complain
 from pose_lab.evaluation import protocol
 from pose_lab.evaluation.protocol import Evaluation, Protocol
-from pose_lab.runs.errors import said
 from pose_lab.runs.files import write_json
 
 REQUIRED = ("gt", "dt", "metric")
 FILES = {"curves": ".csv", "matches": ".npz"}  # what only some metrics can write, and the ending it must have
-OPTIONAL = ("out", "by", *FILES, "images", "part", "cache")
+OPTIONAL = ("out", "by", *FILES, "part", "cache")
 SCREEN = 80  # columns
-COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "ARM", "ARL")  # of the tables
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
-        print("metrics: " + ", ".join(protocol.names("metric")))
+        print(fill("metrics: " + ", ".join(protocol.names("metric")), SCREEN))
         return
     try:
         given = parsed(arguments)
@@ -54,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "out" in given:
             write(Path(given["out"]), evaluation)
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
-        print(f"error: {' '.join(said(error).split())}", file=sys.stderr)
+        complain(error)
         sys.exit(1)
 
 
@@ -92,8 +98,7 @@ def evaluate(given: dict[str, str]) -> Evaluation:
     changes = {key: value for key, value in given.items() if key not in (*REQUIRED, *OPTIONAL)}
     settings = protocol.settings_of(given["metric"], changes)
     by = tuple(filter(None, given.get("by", "").split(",")))
-    images = Path(given["images"]) if "images" in given else None
-    rules = protocol.reading_rules(settings["data"], settings.get("skeleton"), images, given.get("part"))
+    rules = protocol.reading_rules(settings["data"], settings.get("skeleton"), given.get("part"))
     if only_oks := [key for key in ("by", *FILES) if key in given and settings["family"] != "oks"]:
         raise ValueError(f"{only_oks[0]}= is for metrics of OKS only")
     family = importlib.import_module(f"pose_lab.evaluation.{settings['family']}")  # now: the help needs none of them
@@ -107,25 +112,30 @@ def report(evaluation: Evaluation) -> str:
     """The lines that the official tool prints, further tables, and what was ignored."""
     lines = [evaluation.heading, *evaluation.lines]
     for by, rows in evaluation.tables.items():
-        lines += ["", *_table(by, rows)]
+        lines += ["", *_table(by, rows, evaluation.columns)]
     lines += ["", "ignored:"]
     lines += [f" {count} {reason}" for reason, count in evaluation.ignored.items() if count] or [" nothing"]
     return "\n".join(lines)
 
 
-def _table(by: str, rows: dict[str, dict[str, float]]) -> list[str]:
+def _table(by: str, rows: dict[str, dict[str, float]], columns: tuple[str, ...]) -> list[str]:
     """Lines of at most 80 columns, whatever must be left out for that; "-" where nobody counts."""
-    known = list(next(iter(rows.values())))
-    names = [name for name in COLUMNS if name in known] or known
+    known = tuple(next(iter(rows.values())))
+    wanted = [name for name in columns or known if name in known]
     first = max(len(f"by {by}"), *map(len, rows))
-    ends = list(accumulate((max(len(name), 6) + 1 for name in names), initial=first))
-    names = [name for name, end in zip(names, ends[1:], strict=True) if end <= SCREEN]
+    ends = list(accumulate((max(len(name), 6) + 1 for name in wanted), initial=first))
+    names = [name for name, end in zip(wanted, ends[1:], strict=True) if end <= SCREEN]
     lines = [f"{f'by {by}':<{first}}" + "".join(f" {name:>6}" for name in names)]
     for row, numbers in rows.items():
-        cells = ["-" if numbers[name] == -1 else f"{numbers[name]:.3f}" for name in names]
-        aligned = (f" {cell:>{max(len(name), 6)}}" for name, cell in zip(names, cells, strict=True))
+        aligned = (f" {_cell(numbers[name]):>{max(len(name), 6)}}" for name in names)
         lines.append(f"{row:<{first}}" + "".join(aligned))
-    return lines if names == known or names[0] in COLUMNS else [*lines, "(further columns: out=FILE.json)"]
+    return lines if names == wanted else [*lines, "(further columns: out=FILE.json)"]
+
+
+def _cell(number: float) -> str:
+    if isinstance(number, int):
+        return str(number)
+    return "-" if number == -1 else f"{number:.3f}"
 
 
 def write(path: Path, evaluation: Evaluation) -> None:

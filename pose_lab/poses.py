@@ -33,7 +33,8 @@ class Annotations:
         instance_ids: (N,) int64, the data set's own annotation ids.
         image_index: (N,) int64.
         boxes: (N, 4) float64, xyxy, original pixels.
-        keypoints: (N, K, 3) float32, x, y, visibility; pixel-index annotations are shifted by 0.5 to pixel centres.
+        keypoints: (N, K, 3) float64, so that an error of exactly a threshold stays one; x, y, visibility; pixel-index
+            annotations are shifted by 0.5 to pixel centres.
         areas: (N,) float64, square pixels, as the data set's evaluation uses it.
         ignore: (N,) bool, crowd regions.
         num_keypoints: (N,) int32, labelled keypoints that the evaluation counts.
@@ -57,7 +58,7 @@ class Annotations:
     instance_ids: NDArray[np.int64]
     image_index: NDArray[np.int64]
     boxes: NDArray[np.float64]
-    keypoints: NDArray[np.float32]
+    keypoints: NDArray[np.float64]
     areas: NDArray[np.float64]
     ignore: NDArray[np.bool_]
     num_keypoints: NDArray[np.int32]

@@ -97,9 +97,14 @@ def report(arguments: Sequence[str], screen: Console) -> None:
     folder, node = find(arguments)
     watch, jobs = _watch(folder, screen), _jobs(folder)
     settle(jobs, watch)
-    config = OmegaConf.create(jobs[0].folder.config())
-    write_report(folder, node or config.report, screen)
-    log_figure(folder, config, screen)
+    config = jobs[0].folder.config()
+    if node is None:
+        node = config.get("report")
+    if node is None:
+        screen.print("This sweep has no report (report: null).", soft_wrap=True, markup=False)
+        return
+    write_report(folder, node, screen)
+    log_figure(folder, OmegaConf.create(config), screen)
 
 
 def wandb(arguments: Sequence[str], screen: Console) -> None:

@@ -29,8 +29,10 @@ TINY = (
 )
 
 
-def composed(*overrides: str, results: Path | None = None, cache: Path | None = None) -> DictConfig:
-    """The config of a command line."""
+def composed(
+    *overrides: str, results: Path | None = None, cache: Path | None = None, hydra: bool = False
+) -> DictConfig:
+    """The config of a command line; Hydra's own node only if asked for."""
     resolvers.register()
     search_path.register()
     launcher.register()
@@ -39,4 +41,4 @@ def composed(*overrides: str, results: Path | None = None, cache: Path | None = 
     places = [f"results={results}"] if results else []
     places += [f"machine.cache={cache}"] if cache else []
     with initialize_config_module("pose_lab.conf", version_base="1.3"):
-        return compose("run", overrides=[*overrides, *places])
+        return compose("run", overrides=[*overrides, *places], return_hydra_config=hydra)

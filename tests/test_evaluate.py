@@ -107,6 +107,8 @@ def test_tables_by_keypoint_and_by_people(truth: Path, tmp_path: Path, capsys: p
     tables = json.loads(out.read_text())
     assert list(tables["by_keypoint"]) == list(COCO.keypoints)
     assert all(-1 <= row["AP"] <= 1 for row in tables["by_people"].values())
+    pictures = len(json.loads(truth.read_text())["images"])
+    assert sum(row["pictures"] for row in tables["by_people"].values()) == pictures
     assert "by keypoint" in printed
 
 
@@ -249,7 +251,9 @@ def test_missing_results_are_named(truth: Path, capsys: pytest.CaptureFixture):
 
 
 def test_help_is_the_text_at_the_top(capsys: pytest.CaptureFixture):
-    assert "gt=ANNOTATIONS" in run(capsys, "--help")
+    printed = run(capsys, "--help")
+    assert "gt=ANNOTATIONS" in printed
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_crowdpose_of_real_annotations(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -20,6 +20,7 @@ from torch import Tensor
 from pose_lab.checkpoints.kapao import architecture
 from pose_lab.checkpoints.reading import TRAINED_BY, Weights, content_hash, open_weights
 from pose_lab.checkpoints.state import OWN
+from pose_lab.errors import complain
 
 SUFFIX = ".safetensors"
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(f"give two files, IN and OUT{SUFFIX}; {len(arguments)} were given")
         print(convert(*map(Path, arguments)))
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(1)
 
 

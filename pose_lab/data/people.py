@@ -51,7 +51,7 @@ def people_of(annotations: Annotations, starts: NDArray[np.int64], images: NDArr
     return People(
         source_row=torch.from_numpy(np.repeat(np.arange(len(images)), counts)),
         boxes=torch.from_numpy(annotations.boxes[rows]),
-        keypoints=torch.from_numpy(annotations.keypoints[rows].astype(np.float64)),
+        keypoints=torch.from_numpy(annotations.keypoints[rows]),
         areas=torch.from_numpy(annotations.areas[rows]),
         ignore=torch.from_numpy(annotations.ignore[rows]),
         track_ids=None if annotations.track_ids is None else torch.from_numpy(annotations.track_ids[rows]),

@@ -64,7 +64,7 @@ def checked(content: Content, path: Path, rules: ReadingRules) -> tuple[Annotati
 def examined(content: Content, rules: ReadingRules) -> tuple[Annotations, dict[str, list[Any]]]:
     """The annotations without bad records, and the ids of those by what is wrong with them."""
     faults = _Faults()
-    images = sorted(_sound_images(content.images, faults), key=lambda image: image["id"])
+    images = sorted(_sound_images(content.images, rules, faults), key=lambda image: image["id"])
     people = _sound_people(content.people, {image["id"] for image in images}, rules, faults)
     return _arrays(images, people, rules), faults.found
 
@@ -91,7 +91,7 @@ def _first(items: Sequence[Any]) -> str:
     return ", ".join(str(item) for item in items[:_NAMED]) + (", ..." if len(items) > _NAMED else "")
 
 
-def _sound_images(images: list[Record], faults: _Faults) -> list[Record]:
+def _sound_images(images: list[Record], rules: ReadingRules, faults: _Faults) -> list[Record]:
     seen: set[int] = set()
 
     def wrong(image: Record) -> str | None:
@@ -107,7 +107,7 @@ def _sound_images(images: list[Record], faults: _Faults) -> list[Record]:
             return "images whose file_name is no text"
         if not isinstance(image.get("crowdIndex"), int | float | None):
             return "images whose crowdIndex is no number"
-        if image["width"] <= 0 or image["height"] <= 0:
+        if rules.sizes and (image["width"] <= 0 or image["height"] <= 0):
             return "images of zero size"
         if image["id"] in seen:
             return "images with an id that occurred before"
@@ -227,7 +227,7 @@ def _arrays(images: list[Record], people: list[Record], rules: ReadingRules) -> 
         instance_ids=np.array([person["id"] for person in people], np.int64),
         image_index=np.array([index[person["image_id"]] for person in people], np.int64),
         boxes=np.concatenate([corner_size[:, :2], corner_size[:, :2] + corner_size[:, 2:]], 1),
-        keypoints=keypoints.astype(np.float32),
+        keypoints=keypoints,
         areas=_areas(people, corner_size, rules.area_factor),
         ignore=np.array([bool(person.get("iscrowd", 0)) for person in people], np.bool_),
         num_keypoints=(labelled & np.array(shown.counted)).sum(1).astype(np.int32),

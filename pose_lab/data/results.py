@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pose_lab.data.json_stream import list_elements
+from pose_lab.data.video_results import video_records
 from pose_lab.ops.oks import best_of_images
 from pose_lab.poses import Annotations, Predictions
 from pose_lab.skeletons import Skeleton
@@ -47,7 +48,7 @@ PART_SCORES = {
 EXPECTED = (
     "a list of records with image_id, keypoints and score; for mmpose's files of single pictures give their folder"
 )
-RECORDS_AT_A_TIME = 1 << 12
+RECORDS_AT_A_TIME = 1 << 9  # few enough to stay in the cache of the processor
 SURPLUS_FROM = 1 << 16  # records that are kept before those that cannot count are dropped
 UnknownImages = Literal["error", "skip"]
 Record = dict[str, Any]
@@ -62,6 +63,7 @@ class Results:
         left_out: how many records were left out, by reason.
         records: (P,) int64, the index of each person's record in the file.
         annotation_ids: (P,) int64, the annotated person that the record names, -1 for none.
+        track_ids: (P,) int64, whom the record follows through its video, -1 for none.
         part_scores: (P,) float64 by part, for the parts that have scores of their own in every record.
         surplus: how many people were dropped on reading, each beyond the best of its image.
     """
@@ -70,6 +72,7 @@ class Results:
     left_out: dict[str, int]
     records: NDArray[np.int64]
     annotation_ids: NDArray[np.int64]
+    track_ids: NDArray[np.int64]
     part_scores: dict[str, Tensor]
     surplus: int = 0
 
@@ -80,6 +83,7 @@ def read_results(
     skeleton: Skeleton,
     unknown_images: UnknownImages = "error",
     most: int | None = None,
+    videos: bool = False,
 ) -> Results:
     """Reads a results file, or a folder of them, and checks every record.
 
@@ -90,6 +94,7 @@ def read_results(
         unknown_images: whether records of images without annotations are an error or left out and counted.
         most: how many people of an image can count, the best by `score`. Of a large file others are dropped on the
             way, so that its size does not fill the memory; they are checked and counted like all.
+        videos: whether the results are of videos, in the layouts of `video_records`.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -97,7 +102,8 @@ def read_results(
     """
     if not path.exists():
         raise FileNotFoundError(f"results {path} do not exist")
-    records = _folder_records(path) if path.is_dir() else _file_records(path)
+    reading = video_records if videos else _folder_records if path.is_dir() else _file_records
+    records = reading(path)
     reader = _Reader(path, annotations, skeleton, unknown_images, most)
     with closing(records):  # an error ends the display of progress before it is told
         numbered = enumerate(records)
@@ -195,7 +201,10 @@ class _Reader:
         if not known:
             return
         indices = np.array(
-            [(row, n, self._annotation_id(n, record)) for row, (n, record) in zip(rows, known, strict=True)]
+            [
+                (row, n, *(self._whole_number(n, record, field) for field in ("annotation_id", "track_id")))
+                for row, (n, record) in zip(rows, known, strict=True)
+            ]
         )
         count = 3 * len(self.skeleton)
         keypoints = self._numbers([(n, _keypoints(record)) for n, record in known], "keypoints", count)
@@ -216,7 +225,7 @@ class _Reader:
 
     def results(self) -> Results:
         """All that was kept, by image."""
-        none = (np.empty((0, 3), np.int64), np.empty((0, len(self.skeleton), 3)), np.empty((0, 1 + len(PART_SCORES))))
+        none = (np.empty((0, 4), np.int64), np.empty((0, len(self.skeleton), 3)), np.empty((0, 1 + len(PART_SCORES))))
         indices, scores = (np.concatenate([piece[at] for piece in (*self.pieces, none)]) for at in (0, 2))
         place = np.empty(len(indices), np.int64)
         order = np.argsort(indices[:, 0], kind="stable")
@@ -243,6 +252,7 @@ class _Reader:
             left_out=self.left_out,
             records=indices[:, 1],
             annotation_ids=indices[:, 2],
+            track_ids=indices[:, 3],
             part_scores={part: values for part, values in parts.items() if len(values) and values.isfinite().all()},
             surplus=self.surplus,
         )
@@ -272,10 +282,11 @@ class _Reader:
     def _row_by_id(self, image: Any) -> int | None:
         return self.rows_by_id.get(image) if isinstance(image, int) and not isinstance(image, bool) else None
 
-    def _annotation_id(self, n: int, record: Record) -> int:
-        own = record.get("annotation_id", -1)
+    def _whole_number(self, n: int, record: Record, field: str) -> int:
+        """The record's number in a field, -1 if it has none."""
+        own = record.get(field, -1)
         if not isinstance(own, int) or isinstance(own, bool) or own.bit_length() > 63:
-            raise ValueError(f"{self.path}: annotation_id of record {n} is not a whole number")
+            raise ValueError(f"{self.path}: {field} of record {n} is not a whole number")
         return own
 
     def _part_scores(self, known: Sequence[tuple[int, Record]], field: str) -> NDArray[np.float64]:

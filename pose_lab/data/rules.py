@@ -23,6 +23,7 @@ class ReadingRules:
         layout: of the file, one of `pose_lab.data.layouts.LAYOUTS`.
         part: which part of a file that holds several splits; None for all of it.
         images: folder of the images, for layouts that do not state their sizes.
+        sizes: whether images must have sizes; evaluation needs none, so it needs no pictures.
         box_margin: where a file has no box, it is the extent of the labelled keypoints, larger on each side by this
             share of its longer side.
         least_confidence: where a third value of a keypoint is no flag but a confidence, the keypoint counts as visible
@@ -37,6 +38,7 @@ class ReadingRules:
     layout: str = "coco"
     part: str | None = None
     images: Path | None = None
+    sizes: bool = True
     box_margin: float | None = None
     least_confidence: float | None = None
     shown: Skeleton | None = None

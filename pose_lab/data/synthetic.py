@@ -18,7 +18,12 @@ class SynthDataModule(PoseDataModule):
         settings: what the pictures show.
         cache: folder for pictures and annotation indices.
         loading: everything else that `PoseDataModule` takes.
+
+    Attributes:
+        is_drawn: its settings decide its content; no file that others may change does.
     """
+
+    is_drawn = True
 
     def __init__(self, settings: SynthSettings, cache: str | Path, **loading: Any) -> None:
         super().__init__(root=cache, cache=cache, **loading)  # the root is known when the pictures have been made

@@ -44,7 +44,7 @@ def evaluate(protocol: Protocol) -> Evaluation:
         raise ValueError(f"{protocol.annotations}: nobody counts in the evaluation (no person with labelled keypoints)")
     found, rows, ignored = _found(protocol, annotations, people)
     ignored |= {"people without labelled keypoints and crowd regions": len(annotations.ignore) - len(people)}
-    truth = torch.from_numpy(annotations.keypoints[rows].astype(np.float64))
+    truth = torch.from_numpy(annotations.keypoints[rows])
     annotated, labelled = truth[..., :2], truth[..., 2] > 0
     given: dict[str, Tensor] = {}
     if settings["size"] is not None and not isinstance(metric, PCP):
@@ -78,7 +78,8 @@ def _metric(settings: Mapping[str, Any], skeleton: Skeleton) -> dict[str, Any]:
 def _unit(size: str | None, metric: object) -> str:
     if isinstance(metric, PCP):
         return "errors relative to each limb"
-    place = "distances in pixels" if size is None else f"distances relative to {SIZES.get(size, size)}"
+    by = "" if size is None else SIZES.get(size, size.replace(",", " to "))
+    place = f"distances relative to {by}" if by else "distances in pixels"
     return f"{place}, right if {'<=' if metric.inclusive else '<'} threshold" if isinstance(metric, PCK) else place
 
 
@@ -108,8 +109,7 @@ def _found(
             )
         ignored = {"people without a result": missing, "results of people that do not count": len(owner) - len(chosen)}
         ignored |= {f"results {reason}": count for reason, count in results.left_out.items()}
-    # As precise as annotations are kept: who is found exactly must have no error
-    return (found + protocol.settings["shift"]).float().double(), rows, ignored
+    return found + protocol.settings["shift"], rows, ignored
 
 
 def _owners(
@@ -157,7 +157,10 @@ def _sizes(
         return box_sizes(torch.from_numpy(annotations.boxes[rows]))
     if size == "head":
         if annotations.head_boxes is None:
-            raise ValueError(f"{protocol.annotations} has no head boxes, which this metric measures by")
+            raise ValueError(
+                f"{protocol.annotations} has no head boxes, which this metric measures by; MPII's gt_valid.mat and the "
+                "official .mat (part=train) do"
+            )
         return head_sizes(torch.from_numpy(annotations.head_boxes[rows])).nan_to_num(0)
     names = protocol.settings["torso"] if size == "torso" else size.split(",")
     if len(names) != 2:

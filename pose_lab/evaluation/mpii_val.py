@@ -56,7 +56,7 @@ def read_mpii_val(path: Path, rules: ReadingRules) -> Annotations:
         instance_ids=numbers,
         image_index=np.arange(count),
         boxes=head_boxes,
-        keypoints=keypoints.astype(np.float32),
+        keypoints=keypoints,
         areas=np.zeros(count),
         ignore=np.zeros(count, bool),
         num_keypoints=labelled.sum(1).astype(np.int32),

@@ -34,6 +34,7 @@ from pose_lab.runs.files import write_file
 TABLES = ("keypoint", "crowd_index", "people")
 LINE = " Average {kind} @[ IoU={levels:<9} | {which} | maxDets={limit:>3d} ] = {value:.3f}"
 LEVELS = {"": "0.50:0.95", "50": "0.50", "75": "0.75"}
+COLUMNS = ("pictures", "AP", "AP50", "AP75", "APM", "APL", "AR", "ARM", "ARL")  # printed of the tables
 AREAS = {"": "all", "M": "medium", "L": "large"}
 Numbers = dict[str, float]
 
@@ -81,6 +82,7 @@ def evaluate(protocol: Protocol) -> Evaluation:
         tables=tables,
         ignored=_ignored(annotations, results, metric, taking_part),
         lines=[_official_line(name, value, metric.max_detections) for name, value in numbers.items()],
+        columns=COLUMNS,
         files={"curves": partial(_write_curves, metric), "matches": partial(_write_matches, metric, taking_part)},
     )
 
@@ -150,7 +152,11 @@ def _table(
         return {name: _floats(numbers) for name, numbers in parts.by_part().items()}
     values = people_per_image(annotations) if by == "people" else annotations.crowd_index
     sets = sets_of_images(values, edges[by], whole_numbers=by == "people")
-    return {name: _floats(metric.numbers(images)) for name, images in sets.items() if images.any()}
+    return {
+        name: {"pictures": int(images.sum()), **_floats(metric.numbers(images))}
+        for name, images in sets.items()
+        if images.any()
+    }
 
 
 def _official_line(name: str, value: float, limit: int) -> str:

@@ -55,6 +55,7 @@ class Evaluation:
         tables: further numbers by table, row and official name.
         ignored: counts of what did not take part, by reason.
         lines: the numbers as the official tool prints them.
+        columns: of the tables, those that are printed; all if empty.
         files: what further can be written, by the command's argument: a function of the path.
     """
 
@@ -63,6 +64,7 @@ class Evaluation:
     tables: dict[str, dict[str, dict[str, float]]]
     ignored: dict[str, int]
     lines: list[str]
+    columns: tuple[str, ...] = ()
     files: dict[str, Any] = field(default_factory=dict)
 
 
@@ -112,13 +114,12 @@ def _kind(value: Any) -> str:
     return of_type.get(type(value), "nothing")
 
 
-def reading_rules(data: str, shown: str | None, images: Path | None, part: str | None) -> ReadingRules:
-    """How the annotations of a data set are read for its evaluation.
+def reading_rules(data: str, shown: str | None, part: str | None) -> ReadingRules:
+    """How the annotations of a data set are read for its evaluation, for which no pictures need to be there.
 
     Args:
         data: a name in `conf/data`.
         shown: the skeleton that people are mapped to; None leaves the data set's own.
-        images: folder of the pictures, for layouts that do not state their sizes.
         part: of a file that holds several splits.
 
     Raises:
@@ -135,7 +136,7 @@ def reading_rules(data: str, shown: str | None, images: Path | None, part: str |
         area_factor=node.area_factor,
         pixel_shift=node.pixel_shift,
         layout=node.layout,
-        images=images,
+        sizes=False,
         part=part,
         box_margin=node.box_margin,
         least_confidence=node.least_confidence,

@@ -81,7 +81,7 @@ class JointErrors(RowMetric):
         offsets = (found - annotated).double()
         if sizes is not None:
             refuse_unless_finite(sizes, "size of person {} is not finite")
-            sizes = sizes.double().reshape(len(ids), 1, -1)
+            sizes = sizes.double()[:, None, None] if sizes.dim() == 1 else sizes.double()[:, None]
             labelled = labelled & (sizes > 0).all(2)
             offsets = offsets / sizes
         self.add_rows(ids, offsets.norm(dim=2).masked_fill(~labelled, torch.nan))

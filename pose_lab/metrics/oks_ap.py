@@ -19,11 +19,14 @@ from pose_lab.ops.oks import (
     Pairs,
     People,
     best_of_images,
+    bounding_boxes,
     greedy_match,
     keypoint_similarity,
     pair_up,
     precision_over_recall,
     rank_within,
+    reaches,
+    touching,
 )
 from pose_lab.poses import Annotations, Predictions
 from pose_lab.skeletons import Skeleton
@@ -40,12 +43,17 @@ DETECTIONS_AT_A_TIME = 1 << 14  # whose similarities are in memory together
 class Matches:
     """What became of each detection that was evaluated; A size ranges (all, medium, large), T thresholds.
 
+    Only candidates, detections that reach the lowest threshold with somebody, have an entry per threshold: of many
+    detections they are few. `ignored`, `matched_person` and `matched_similarity` are of all D detections.
+
     Attributes:
         image_index: (D,) int64, ascending, image of the annotations; by falling score within an image.
         scores: (D,) float64.
         areas: (D,) float64, extent of the detected keypoints in square pixels.
-        ignored: (A, T, D) bool, neither right nor wrong.
-        pair: (A, T, D) int32, the row of the two arrays below that the detection took, -1 for none.
+        in_range: (A, D) bool, whether that lies in the size range; what is not matched is ignored elsewhere.
+        candidate: (C,) int64, ascending.
+        pair: (A, T, C) int32, the row of the two arrays below that the candidate took, -1 for none.
+        ignored_candidate: (A, T, C) bool, neither right nor wrong.
         person: (P,) int64, row of the annotations.
         similarity: (P,) float64, OKS.
         counted: (A, N) bool for all N people of the annotations: counted in the size range, in an evaluated image.
@@ -55,31 +63,39 @@ class Matches:
     image_index: Tensor
     scores: Tensor
     areas: Tensor
-    ignored: Tensor
+    in_range: Tensor
+    candidate: Tensor
     pair: Tensor
+    ignored_candidate: Tensor
     person: Tensor
     similarity: Tensor
     counted: Tensor
     evaluated: Tensor
 
     @property
-    def matched(self) -> Tensor:
-        """(A, T, D) bool."""
-        return self.pair >= 0
+    def ignored(self) -> Tensor:
+        """(A, T, D) bool, neither right nor wrong."""
+        everywhere = ~self.in_range[:, None].repeat(1, self.pair.shape[1], 1)
+        return everywhere.index_copy_(2, self.candidate, self.ignored_candidate)
 
     @property
     def matched_person(self) -> Tensor:
         """(A, T, D) int64, row of the annotations that the detection took, -1 for none."""
-        return _pick(self.person, self.pair, -1)
+        return self._of_all(self.person, -1)
 
     @property
     def matched_similarity(self) -> Tensor:
         """(A, T, D) float64, OKS with that person, 0 for none."""
-        return _pick(self.similarity, self.pair, 0)
+        return self._of_all(self.similarity, 0)
+
+    def _of_all(self, values: Tensor, otherwise: float) -> Tensor:
+        everywhere = values.new_full((*self.pair.shape[:2], len(self.scores)), otherwise)
+        return everywhere.index_copy_(2, self.candidate, _taken(values, self.pair, otherwise))
 
 
-def _pick(values: Tensor, rows: Tensor, otherwise: float) -> Tensor:
-    return torch.cat([values, values.new_tensor([otherwise])])[rows.long()]  # row -1 is the appended one
+def _taken(values: Tensor, pair: Tensor, otherwise: float) -> Tensor:
+    """The values (P,) of the pairs that were taken (...)."""
+    return torch.cat([values, values.new_tensor([otherwise])])[pair.long()]  # row -1 is the appended one
 
 
 class OKSAveragePrecision(Metric):
@@ -97,8 +113,8 @@ class OKSAveragePrecision(Metric):
     - Of each image the `max_detections` best count, the rest do not exist. Equal scores rank by image id, then order.
     - A number without any person to count is -1.
 
-    Ground truth in COCO's sense is in file coordinates (pixel indices), so `annotations.pixel_shift` is taken from both
-    sides. Computed in float64 on the CPU wherever the states are; the result is the same for any number of processes.
+    COCO compares pixel indices with boxes, so boxes move by `annotations.pixel_shift` with the keypoints. Computed in
+    float64 on the CPU wherever the states are; the result is the same for any number of processes.
 
     Args:
         annotations: ground truth of the split.
@@ -120,6 +136,7 @@ class OKSAveragePrecision(Metric):
     detections_per_image: list[Tensor]
     scores: list[Tensor]
     areas: list[Tensor]
+    boxes: list[Tensor]
     keypoints: list[Tensor]
 
     def __init__(
@@ -142,7 +159,8 @@ class OKSAveragePrecision(Metric):
         self.max_detections = max_detections
         self.crowd_limits = crowd_limits
         self._matches: Matches | None = None
-        for state in ("image_ids", "detections_per_image", "scores", "areas", "keypoints"):
+        self._ranked: _Ranked | None = None
+        for state in ("image_ids", "detections_per_image", "scores", "areas", "boxes", "keypoints"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
         self._append_nothing()
 
@@ -165,12 +183,16 @@ class OKSAveragePrecision(Metric):
         self.image_ids.append(image_ids.long())
         self.detections_per_image.append(torch.bincount(image_index[kept], minlength=len(image_ids)))
         self.scores.append(predictions.scores[kept].double())
-        self.areas.append((extents(predictions.keypoints) if areas is None else areas)[kept].double())
-        self.keypoints.append(predictions.keypoints[kept].double())
+        keypoints = predictions.keypoints.index_select(0, kept).double()
+        boxes = bounding_boxes(keypoints)
+        self.areas.append(_sizes(boxes) if areas is None else areas[kept].double())
+        self.boxes.append(boxes)
+        self.keypoints.append(keypoints)
 
     def compute(self) -> dict[str, Tensor]:
         """COCO's ten numbers and, where the annotations carry a crowd index, AP_easy, AP_medium and AP_hard."""
         self._matches = self._match()
+        self._ranked = _Ranked.of(self._matches)
         numbers = self.numbers()
         for name, images in self.difficulty_sets():
             numbers[f"AP_{name}"] = _mean(self.curves(images, slice(1)).precision)
@@ -206,14 +228,20 @@ class OKSAveragePrecision(Metric):
         Raises:
             RuntimeError: before `compute`.
         """
-        matches = self.matches()
-        scores, matched, ignored = matches.scores, matches.matched[ranges], matches.ignored[ranges]
-        people = matches.counted[ranges]
+        people, ranked = self.matches().counted[ranges], self._ranked
+        assert ranked is not None
         if images is not None:
-            rows = torch.from_numpy(images)[matches.image_index].nonzero().squeeze(1)
-            scores, matched, ignored = scores[rows], matched.index_select(2, rows), ignored.index_select(2, rows)
             people = people & torch.from_numpy(images[self.annotations.image_index])
-        return precision_over_recall(scores, matched, ignored, people.sum(1), torch.from_numpy(RECALLS))
+            ranked = ranked.of_images(torch.from_numpy(images))
+        return precision_over_recall(
+            ranked.scores,
+            ranked.place,
+            ranked.hits[ranges],
+            ranked.misses[ranges],
+            ranked.others[ranges],
+            people.sum(1),
+            torch.from_numpy(RECALLS),
+        )
 
     def difficulty_sets(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """CrowdPose's sets of images, each as a name and a mask (I,); none where there is no crowd index."""
@@ -228,7 +256,7 @@ class OKSAveragePrecision(Metric):
     def reset(self) -> None:
         """Forgets all images."""
         super().reset()
-        self._matches = None
+        self._matches = self._ranked = None
         self._append_nothing()
 
     def _append_nothing(self) -> None:
@@ -238,6 +266,7 @@ class OKSAveragePrecision(Metric):
             "detections_per_image": torch.empty(0, dtype=torch.int64),
             "scores": torch.empty(0, dtype=torch.float64),
             "areas": torch.empty(0, dtype=torch.float64),
+            "boxes": torch.empty(0, 4, dtype=torch.float64),
             "keypoints": torch.empty(0, len(self.skeleton), 2, dtype=torch.float64),
         }.items():
             getattr(self, state).append(empty.to(self.device))
@@ -265,16 +294,22 @@ class OKSAveragePrecision(Metric):
         found, evaluated = self._detections()
         truth = _GroundTruth.of(self.annotations, evaluated)
         thresholds = torch.from_numpy(THRESHOLDS.clip(max=NEARLY_ONE))
-        pairs, similarity = self._near_pairs(found, truth, thresholds[0])
+        pairs, similarity = self._near_pairs(found, truth, float(thresholds[0]))
+        candidate, detection = torch.unique_consecutive(pairs.detection, return_inverse=True)
+        pairs = Pairs(detection, pairs.person)  # from here on among candidates only
         counted = truth.counted()
-        pair = greedy_match(pairs, similarity, rank_within(found.image_index), counted, truth.ignore, thresholds)
+        rank = rank_within(found.image_index[candidate])
+        pair = greedy_match(pairs, similarity, rank, counted, truth.ignore, thresholds)
         took_uncounted = _pick_per_range(~counted[:, pairs.person], pair)
+        in_range = _in_range(found.areas)
         return Matches(
             image_index=found.image_index,
             scores=found.scores,
             areas=found.areas,
-            ignored=torch.where(pair >= 0, took_uncounted, ~_in_range(found.areas)[:, None]),
+            in_range=in_range,
+            candidate=candidate,
             pair=pair,
+            ignored_candidate=torch.where(pair >= 0, took_uncounted, ~in_range[:, None, candidate]),
             person=truth.rows[pairs.person],
             similarity=similarity,
             counted=torch.zeros(len(counted), len(self.annotations.areas), dtype=torch.bool).index_copy_(
@@ -283,16 +318,19 @@ class OKSAveragePrecision(Metric):
             evaluated=torch.from_numpy(evaluated),
         )
 
-    def _near_pairs(self, found: _Detections, truth: _GroundTruth, lowest: Tensor) -> tuple[Pairs, Tensor]:
+    def _near_pairs(self, found: _Detections, truth: _GroundTruth, lowest: float) -> tuple[Pairs, Tensor]:
         """Pairs that reach the lowest threshold, and their similarity (P,); some detections at a time, for memory."""
-        keypoints = joined(self.keypoints)
+        keypoints, boxes = joined(self.keypoints), joined(self.boxes)
         sigmas = torch.tensor(self.sigmas, dtype=torch.float64)
+        reach = reaches(truth.people, sigmas, lowest)
         near_pairs, near_similarity = [], []
         for start in range(0, max(len(found.rows), 1), DETECTIONS_AT_A_TIME):
             block = slice(start, start + DETECTIONS_AT_A_TIME)
+            rows = found.rows[block]
             pairs = pair_up(found.image_index[block], truth.first_person)
-            xy = keypoints[found.rows[block]].sub_(self.annotations.pixel_shift)
-            similarity = keypoint_similarity(pairs, xy, truth.people, sigmas)
+            pairs = touching(pairs, boxes[rows], reach)
+            rows_of_state = Pairs(rows[pairs.detection], pairs.person)
+            similarity = keypoint_similarity(rows_of_state, keypoints, truth.people, sigmas)
             near = (similarity >= lowest).nonzero().squeeze(1)
             near_pairs.append(Pairs(pairs.detection[near] + start, pairs.person[near]))
             near_similarity.append(similarity[near])
@@ -318,7 +356,11 @@ class OKSAveragePrecision(Metric):
 
 def extents(keypoints: Tensor) -> Tensor:
     """(P,) the area of a person found, as COCO takes it: of the box around all its keypoints (P, K, 2)."""
-    return (keypoints.amax(1).double() - keypoints.amin(1).double()).prod(1)
+    return _sizes(bounding_boxes(keypoints.double()))
+
+
+def _sizes(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
 
 def sets_of_images(
@@ -329,12 +371,12 @@ def sets_of_images(
     Args:
         values: (I,) e.g. `annotations.crowd_index` or `people_per_image(annotations)`; NaN belongs nowhere.
         edges: ascending; below the first and from the last on are intervals too.
-        whole_numbers: name intervals by the numbers in them: "2", "3 to 5".
+        whole_numbers: values are such from 0 on; name intervals by the numbers in them: "2", "3 to 5".
 
     Returns:
         a mask (I,) by the interval's name, e.g. "0.2 to 0.8", "from 0.8"; the first is named "below 0.2".
     """
-    bounds = [-np.inf, *edges, np.inf]
+    bounds = [0 if whole_numbers else -np.inf, *edges, np.inf]
     step = int(whole_numbers)
     sets = {}
     for low, high in pairwise(bounds):
@@ -361,8 +403,43 @@ class _Detections:
 
 
 @dataclass(frozen=True)
+class _Ranked:
+    """Matches as `precision_over_recall` wants them: by falling score, of equal ones the earlier detection first."""
+
+    scores: Tensor
+    image_index: Tensor
+    place: Tensor
+    hits: Tensor
+    misses: Tensor
+    others: Tensor
+
+    @classmethod
+    def of(cls, matches: Matches) -> _Ranked:
+        scores, order = torch.sort(matches.scores, stable=True, descending=True)
+        rank = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))
+        place, row = rank[matches.candidate].sort()
+        matched = matches.pair.index_select(2, row) >= 0
+        decided = ~matches.ignored_candidate.index_select(2, row)
+        others = matches.in_range.index_select(1, order).index_fill_(1, place, False)
+        return cls(scores, matches.image_index[order], place, matched & decided, ~matched & decided, others)
+
+    def of_images(self, images: Tensor) -> _Ranked:
+        """Those of some images (I,) bool."""
+        kept = images[self.image_index]
+        rows, columns = kept.nonzero().squeeze(1), kept[self.place].nonzero().squeeze(1)
+        return _Ranked(
+            scores=self.scores[rows],
+            image_index=self.image_index[rows],
+            place=(kept.cumsum(0) - 1)[self.place[columns]],
+            hits=self.hits.index_select(2, columns),
+            misses=self.misses.index_select(2, columns),
+            others=self.others.index_select(1, rows),
+        )
+
+
+@dataclass(frozen=True)
 class _GroundTruth:
-    """The people of the evaluated images, in file coordinates; `rows` (N,) are their rows in the annotations."""
+    """The people of the evaluated images; `rows` (N,) are their rows in the annotations."""
 
     rows: Tensor
     first_person: Tensor
@@ -374,15 +451,13 @@ class _GroundTruth:
     def of(cls, annotations: Annotations, evaluated: NDArray[np.bool_]) -> _GroundTruth:
         image_index = annotations.image_index
         rows = np.flatnonzero(evaluated[image_index])
-        keypoints = annotations.keypoints[rows].astype(np.float64)
-        keypoints[..., :2] -= annotations.pixel_shift
         return cls(
             rows=torch.from_numpy(rows),
             first_person=torch.from_numpy(np.searchsorted(image_index[rows], np.arange(len(evaluated) + 1))),
             people=People(
-                keypoints=torch.from_numpy(keypoints),
+                keypoints=torch.from_numpy(annotations.keypoints[rows]),
                 areas=torch.from_numpy(annotations.areas[rows]),
-                boxes=torch.from_numpy(annotations.boxes[rows]),
+                boxes=torch.from_numpy(annotations.boxes[rows] + annotations.pixel_shift),
             ),
             ignore=torch.from_numpy(annotations.ignore[rows]),
             labelled=torch.from_numpy(annotations.num_keypoints[rows] > 0),

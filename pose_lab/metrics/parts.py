@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.wrappers.abstract import WrapperMetric
 
@@ -42,14 +43,20 @@ def part_of_skeleton(skeleton: Skeleton, name: str, indices: Sequence[int]) -> S
         limbs=tuple((position[a], position[b]) for a, b in skeleton.limbs if a in position and b in position),
         sigmas=None if skeleton.sigmas is None else tuple(skeleton.sigmas[k] for k in indices),
         source=skeleton.source,
-        uncounted=tuple(keypoint for keypoint in skeleton.uncounted if keypoint in keypoints),
+        uncounted=tuple(np.array(keypoints)[~_counted(skeleton, indices)].tolist()),
     )
+
+
+def _counted(skeleton: Skeleton, indices: Sequence[int]) -> NDArray[np.bool_]:
+    """Which keypoints of a part count: as in the whole, but all where none would (CrowdPose's head alone)."""
+    counted = np.array([skeleton.counted[k] for k in indices])
+    return counted if counted.any() else ~counted
 
 
 def part_of_annotations(annotations: Annotations, skeleton: Skeleton, indices: Sequence[int]) -> Annotations:
     """The annotations of some keypoints of `skeleton`; `num_keypoints` counts among these alone."""
     keypoints = annotations.keypoints[:, list(indices)]
-    counted = (keypoints[..., 2] > 0) & np.array([skeleton.counted[k] for k in indices])
+    counted = (keypoints[..., 2] > 0) & _counted(skeleton, indices)
     return replace(annotations, keypoints=keypoints, num_keypoints=counted.sum(1).astype(np.int32))
 
 

@@ -66,8 +66,10 @@ def gathered(metric: Metric) -> AbstractContextManager[Any]:
 def joined(state: list[Tensor] | Tensor) -> Tensor:
     """A state on the CPU; after the gathering it is one tensor, before it a list, which is joined in place."""
     if isinstance(state, list):
-        if len(state) > 1:
-            state[:] = [torch.cat(state)]  # in place, or a large state would be in memory twice
+        filled = [rows for rows in state if len(rows)]
+        if len(filled) != 1:
+            filled = [torch.cat(state)]
+        state[:] = filled  # in place, or a large state would be in memory twice
         state = state[0]
     return state.cpu()
 

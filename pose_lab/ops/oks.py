@@ -9,6 +9,7 @@ Shape letters: P pairs, D detections, N annotated people, K keypoints, A size ra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 EPSILON = float(np.spacing(1.0))  # what the official evaluation adds to areas and counts
 PAIRS_AT_A_TIME = 1 << 12  # keeps the working set of the similarity in the processor's cache
+ROUNDING = 1e-9  # relative, above the error of any bound that is computed here
 LEAST_EXPONENT = -700.0  # above underflow, which makes the exponential many times slower
 
 
@@ -59,7 +61,8 @@ def _rows(values: Tensor) -> Tensor:
 
 def rank_within(groups: Tensor) -> Tensor:
     """(D,) the position of each row among the rows of its group; groups (D,) int64, ascending."""
-    return _rows(groups) - torch.searchsorted(groups, groups)
+    counts = torch.bincount(groups)
+    return _rows(groups) - (counts.cumsum(0) - counts)[groups]
 
 
 def best_of_images(image_index: Tensor, scores: Tensor, limit: int) -> Tensor:
@@ -90,6 +93,39 @@ class People:
     boxes: Tensor
 
 
+def bounding_boxes(keypoints: Tensor) -> Tensor:
+    """(P, 4) xyxy, around all keypoints (P, K, 2)."""
+    planes = keypoints.flatten(1).t().contiguous().unflatten(0, (keypoints.shape[1], 2))  # faster than over short rows
+    return torch.cat([planes.amin(0), planes.amax(0)]).t().contiguous()
+
+
+def reaches(people: People, sigmas: Tensor, lowest: float) -> Tensor:
+    """(N, 4) boxes xyxy; whoever's keypoints all lie outside has a similarity below `lowest` (above 0) for certain.
+
+    No keypoint of a detection is nearer to its annotated one than the detection's box is to that of the person's
+    labelled keypoints (without any: to the box that `keypoint_similarity` takes instead), and the largest of the
+    constants `sigmas` (K,) forgives a distance the most.
+    """
+    planes = people.keypoints.permute(1, 2, 0).contiguous()  # (K, 3, N): faster than over short rows
+    xy, labelled = planes[:, :2], planes[:, 2:] > 0
+    low, high = torch.where(labelled, xy, torch.inf).amin(0).t(), torch.where(labelled, xy, -torch.inf).amax(0).t()
+    size = people.boxes[:, 2:] - people.boxes[:, :2]
+    unlabelled = ~labelled.any(0).t()
+    low = torch.where(unlabelled, people.boxes[:, :2] - size, low)
+    high = torch.where(unlabelled, people.boxes[:, 2:] + size, high)
+    reach = 2 * sigmas.max() * (-2 * math.log(lowest) * (people.areas + EPSILON)).sqrt()[:, None] * (1 + ROUNDING)
+    return torch.cat([low - reach, high + reach], 1)
+
+
+def touching(pairs: Pairs, boxes: Tensor, reach: Tensor) -> Pairs:
+    """The pairs whose boxes, of detections (D, 4) and of people (N, 4), have a point in common."""
+    near = torch.ones(len(pairs), dtype=torch.bool, device=boxes.device)
+    for axis in (0, 1):
+        near &= boxes[:, axis][pairs.detection] <= reach[:, axis + 2][pairs.person]
+        near &= boxes[:, axis + 2][pairs.detection] >= reach[:, axis][pairs.person]
+    return pairs[near.nonzero().squeeze(1)]
+
+
 def keypoint_similarity(pairs: Pairs, found: Tensor, people: People, sigmas: Tensor) -> Tensor:
     """COCO's object keypoint similarity (OKS) of pairs.
 
@@ -110,13 +146,12 @@ def keypoint_similarity(pairs: Pairs, found: Tensor, people: People, sigmas: Ten
     sizes = (2 * sigmas).square()
     labelled = (people.keypoints[..., 2] > 0).double()
     totals = labelled.sum(1)
-    planes = [*found.unbind(-1), *people.keypoints[..., :2].unbind(-1)]  # contiguous planes are gathered far faster
-    found_x, found_y, x, y = (plane.contiguous() for plane in planes)
+    annotated = people.keypoints[..., :2].contiguous()
     similarity = found.new_empty(len(pairs))
     for rows in torch.arange(len(pairs), device=found.device).split(PAIRS_AT_A_TIME):
         detection, person = pairs.detection[rows], pairs.person[rows]
-        squares = (found_x.index_select(0, detection) - x.index_select(0, person)).square_()
-        squares += (found_y.index_select(0, detection) - y.index_select(0, person)).square_()
+        offsets = found.index_select(0, detection).sub_(annotated.index_select(0, person)).square_()
+        squares = offsets[..., 0] + offsets[..., 1]
         closeness = _closeness(squares, sizes, people.areas[person]).mul_(labelled.index_select(0, person))
         similarity[rows] = closeness.sum(1) / totals[person]
     for rows in (totals[pairs.person] == 0).nonzero().squeeze(1).split(PAIRS_AT_A_TIME):
@@ -128,7 +163,7 @@ def keypoint_similarity(pairs: Pairs, found: Tensor, people: People, sigmas: Ten
 
 def _closeness(squared_distances: Tensor, sizes: Tensor, areas: Tensor) -> Tensor:
     """exp(-error) (P, K) of squared distances (P, K), which are overwritten."""
-    return squared_distances.div_(sizes).div_((areas + EPSILON)[:, None]).div_(-2).clamp_(min=LEAST_EXPONENT).exp_()
+    return squared_distances.div_(sizes).div_(-2 * (areas + EPSILON)[:, None]).clamp_(min=LEAST_EXPONENT).exp_()
 
 
 def _beyond_threefold_box(points: Tensor, boxes: Tensor) -> Tensor:
@@ -162,16 +197,16 @@ def greedy_match(
     person_to_mark = torch.where(reusable, nobody, _rows(reusable))
     by_similarity = torch.argsort(similarity, stable=True)
     bid = torch.empty_like(by_similarity).scatter_(0, by_similarity, _rows(similarity))
-    bids = bid + len(pairs) * counted[:, pairs.person]  # (A, P): unique, a counted person outbids all others
+    bids = (bid + len(pairs) * counted[:, pairs.person]).int()  # (A, P): unique, a counted person outbids all others
     reached = similarity >= thresholds[:, None]  # (T, P)
     pair_rank = rank[pairs.detection]
     for rows in torch.argsort(pair_rank, stable=True).split(torch.bincount(pair_rank).tolist()):
         detections, slot = torch.unique_consecutive(pairs.detection[rows], return_inverse=True)
         usable = reached[:, rows] & ~taken[..., pairs.person[rows]]  # (A, T, rows)
         offers = torch.where(usable, bids[:, None, rows], -1)
-        best = rank.new_full((*shape, len(detections)), -1)
+        best = bids.new_full((*shape, len(detections)), -1)
         best.scatter_reduce_(2, slot.expand(*shape, -1), offers, "amax")
-        winner = by_similarity[best % len(pairs)]
+        winner = by_similarity[best.long() % len(pairs)]
         chosen[..., detections] = torch.where(best >= 0, winner, -1).int()
         taken.scatter_(2, torch.where(best >= 0, person_to_mark[pairs.person[winner]], nobody), True)
     return chosen
@@ -192,36 +227,37 @@ class Curves:
     recall: Tensor
 
 
-def precision_over_recall(scores: Tensor, matched: Tensor, ignored: Tensor, people: Tensor, recalls: Tensor) -> Curves:
+def precision_over_recall(
+    scores: Tensor, place: Tensor, hits: Tensor, misses: Tensor, others: Tensor, people: Tensor, recalls: Tensor
+) -> Curves:
     """Precision and recall over the detections of a whole data set, as COCO accumulates them.
 
     Precision falls with every miss, so its interpolation (the highest precision at this recall or beyond) is decided
-    by the hits alone.
+    by the hits alone. Most detections are like nobody at any threshold; only the C others have a row per threshold.
 
     Args:
-        scores: (D,) float64; of equal scores the earlier row ranks first.
-        matched: (A, T, D) bool.
-        ignored: (A, T, D) bool, neither right nor wrong.
+        scores: (D,) float64, falling.
+        place: (C,) int64, ascending, which of the D detections can be matched at all.
+        hits: (A, T, C) bool.
+        misses: (A, T, C) bool; what is neither hit nor miss is ignored.
+        others: (A, D) bool, which of the detections that `place` leaves out are misses.
         people: (A,) int64, how many people count.
         recalls: (R,) float64, ascending, where precision is read.
     """
-    order = torch.sort(scores, stable=True, descending=True).indices
-    hits = (matched & ~ignored).index_select(-1, order).flatten(0, 1)  # (A * T, D)
-    misses = (~matched & ~ignored).index_select(-1, order).flatten(0, 1).cumsum(-1, dtype=torch.int32)
-    row, position = hits.nonzero(as_tuple=True)
+    shape, none = hits.shape[:2], (people == 0)[:, None, None]
+    before = misses.cumsum(-1, dtype=torch.int32) + others.cumsum(-1, dtype=torch.int32)[:, None, place]
+    row, column = hits.flatten(0, 1).nonzero(as_tuple=True)  # rows of A * T
     nth = rank_within(row)
     most = int(people.max()) + 1  # so the last column is never a hit
-    precision, score = scores.new_zeros(2, len(hits), most)
-    precision[row, nth] = (nth + 1) / ((nth + 1 + misses[row, position]).double() + EPSILON)
-    score[row, nth] = scores[order[position]]
+    precision, score = scores.new_zeros(2, shape.numel(), most)
+    precision[row, nth] = (nth + 1) / ((nth + 1 + before.flatten(0, 1)[row, column]).double() + EPSILON)
+    score[row, nth] = scores[place[column]]
     envelope = precision.flip(-1).cummax(-1).values.flip(-1)
-    shape, none = matched.shape[:2], (people == 0)[:, None, None]
     reached = torch.arange(1, most + 1, device=people.device) / people[:, None].double()  # (A, most)
     at = torch.searchsorted(reached, recalls.expand(len(people), -1).contiguous())[:, None].expand(*shape, -1)
+    count = torch.bincount(row, minlength=shape.numel()).view(shape)
     return Curves(
         precision=envelope.view(*shape, most).gather(-1, at).masked_fill(none, -1),
         scores=score.view(*shape, most).gather(-1, at).masked_fill(none, -1),
-        recall=(torch.bincount(row, minlength=len(hits)).view(shape) / people[:, None].double()).masked_fill(
-            none[..., 0], -1
-        ),
+        recall=(count / people[:, None].double()).masked_fill(none[..., 0], -1),
     )

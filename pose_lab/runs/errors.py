@@ -14,6 +14,7 @@ from typing import Any
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from pose_lab import errors
 from pose_lab.runs import search_path
 
 NAMED = 5  # keys that a message lists
@@ -47,13 +48,11 @@ def report(error: BaseException) -> None:
 
 
 def said(error: BaseException) -> str:
-    """What an error says: without the number that Python puts before the system's words, with keys that there are."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    """What an error says; of a config key that does not exist, which there are."""
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _no_such_key(cause)
-    return str(error)
+    return errors.said(error)
 
 
 def _no_such_key(error: OmegaConfBaseException) -> str:

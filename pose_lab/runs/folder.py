@@ -19,7 +19,7 @@ import re
 import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -41,6 +41,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f]")  # 
 TOP_LEVEL = re.compile(r"^(?=[A-Za-z_]\w*:)", re.MULTILINE)  # where a top-level key of a YAML mapping begins
 
 LOCK_PATIENCE = 1.0  # seconds; who only asks whether a run is locked holds its lock for an instant
+POLL = 1.0  # seconds between two looks at the lock of a run that is waited for
 
 
 class InterruptedRun(Exception):  # noqa: N818 - nothing went wrong
@@ -131,33 +132,49 @@ class RunFolder:
         write_json(self.path / "status.json", asdict(replace(status, updated=time.time())))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
         """Holds the run, so that no second process trains it.
+
+        Args:
+            say: is told once who holds the run, which is then waited for; None: that is an error.
 
         Raises:
             RunBusyError: another process holds it.
         """
         deadline = time.monotonic() + LOCK_PATIENCE
         while not self._lock.acquire():
-            if time.monotonic() > deadline:
-                raise RunBusyError(self._busy())
-            time.sleep(LOCK_PATIENCE / 20)
+            if time.monotonic() < deadline:
+                time.sleep(LOCK_PATIENCE / 20)
+                continue
+            if say is None:
+                raise RunBusyError(f"{self._busy()}: wait for it, or stop that process first")
+            say(f"{self._busy()}: waiting for its end")
+            while self.is_locked():
+                time.sleep(POLL)
+            deadline = time.monotonic() + LOCK_PATIENCE
         try:
             yield
         finally:
             self._lock.release()
 
     @contextmanager
-    def training(self) -> Iterator[Status]:
+    def training(self, say: Callable[[str], None] | None = None) -> Iterator[Status]:
         """The life of one attempt: locks the run, says that it runs, and at the end how it ended.
 
         A body that ends normally has finished; InterruptedRun, KeyboardInterrupt and SystemExit leave it interrupted,
-        any other exception failed. Exceptions pass on.
+        any other exception failed. Exceptions pass on. A run that another process finished while this one waited for
+        it gets no further attempt: the status is `finished`, and the body has nothing to do.
+
+        Args:
+            say: as in `lock`.
 
         Raises:
-            RunBusyError: another process holds the run.
+            RunBusyError: another process holds the run, and it is not waited for.
         """
-        with self.lock():
+        with self.lock(say):
+            if (status := self.recorded_status()).state == "finished":
+                yield status
+                return
             status = self._begin()
             try:
                 yield status
@@ -247,7 +264,7 @@ class RunFolder:
         status = self.recorded_status()
         return (
             f"the run {self.path} is being trained by process {status.pid} on {status.host} since "
-            f"{time.strftime('%H:%M:%S', time.localtime(status.started))}: wait for it, or stop that process first"
+            f"{time.strftime('%H:%M:%S', time.localtime(status.started))}"
         )
 
     def _read(self, name: str) -> Any:

@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from hydra.utils import instantiate
 from omegaconf import II, DictConfig, OmegaConf
 from rich.console import Console
 
+from pose_lab.runs import known
 from pose_lab.runs.errors import said
 from pose_lab.runs.files import write_json, write_text
 from pose_lab.runs.folder import RunFolder
@@ -72,6 +73,9 @@ class Runs(Protocol):
 
     def fingerprint(self, cfg: DictConfig) -> str:
         """Of the content of its data."""
+
+    def is_decided(self, cfg: DictConfig) -> bool:
+        """Whether its config alone decides that content: equal configs then have equal fingerprints."""
 
     def prepare(self, cfg: DictConfig) -> str:
         """Makes its data ready; returns what they are, in words."""
@@ -125,8 +129,13 @@ class SweepLauncher(Launcher):
         screen = console()
         try:
             configs = [self._compose(overrides) for overrides in job_overrides]
-            self._announce(configs, screen)
-            jobs = self._jobs(configs, job_overrides, initial_job_idx + 1)
+            contents = known.recalled(configs)
+            if contents is None:
+                self._announce(configs, screen)
+                jobs = self._jobs(configs, job_overrides, self._fingerprints(configs), initial_job_idx + 1)
+            else:
+                jobs = self._jobs(configs, job_overrides, contents, initial_job_idx + 1)
+                self._announce(configs, screen, starts=any(job.folder.status().state != "finished" for job in jobs))
         except (OSError, TypeError, ValueError) as error:
             raise CompactHydraException(said(error)) from error
         self.run(jobs, configs, screen, str(OmegaConf.select(configs[0], "report.metric", default="AP")))
@@ -176,17 +185,17 @@ class SweepLauncher(Launcher):
         """The command that started this."""
         return shlex.join(["python", "-m", self.program, *sys.argv[1:]])
 
-    def _announce(self, configs: Sequence[DictConfig], screen: Console) -> None:
-        """Before anything starts: what this is, and where everything goes."""
-        facts = {
+    def _announce(self, configs: Sequence[DictConfig], screen: Console, starts: bool = True) -> None:
+        """What this is, and where everything goes; of runs that are all finished not on what and to whom."""
+        facts: dict[str, Callable[[DictConfig], str]] = {
             "sweep": lambda cfg: cfg.name,
             "scale": lambda cfg: cfg.scale,
             "data": lambda cfg: cfg.data.name,
-            "device": self.device,
+            **({"device": self.device} if starts else {}),
             "results": lambda cfg: str(sweep_folder(cfg)),
         }
         lines = [f"{name:8} {', '.join(dict.fromkeys(map(fact, configs)))}" for name, fact in facts.items()]
-        lines += dict.fromkeys(map(self.runs.logs, configs))
+        lines += dict.fromkeys(map(self.runs.logs, configs)) if starts else []
         screen.print("\n".join(lines), soft_wrap=True, markup=False)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -194,7 +203,21 @@ class SweepLauncher(Launcher):
         HydraConfig.instance().set_config(cfg)  # the config may interpolate Hydra's
         return cfg
 
-    def _jobs(self, configs: Sequence[DictConfig], job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    def _fingerprints(self, configs: Sequence[DictConfig]) -> list[str]:
+        """Of the runs' data, which also finds out whether their configs are usable."""
+        contents = [self.runs.fingerprint(cfg) for cfg in configs]
+        decided = [(cfg, content) for cfg, content in zip(configs, contents, strict=True) if self.runs.is_decided(cfg)]
+        if decided:
+            known.remember(*zip(*decided, strict=True))
+        return contents
+
+    def _jobs(
+        self,
+        configs: Sequence[DictConfig],
+        job_overrides: Sequence[Sequence[str]],
+        contents: Sequence[str],
+        first: int,
+    ) -> list[Job]:
         """One job per different run, in the sweep's order; each has its folder with its config in it."""
         swept = swept_keys(job_overrides) | set(self.config.hydra.sweeper.get("params") or {})
         jobs: dict[Path, Job] = {}
@@ -207,7 +230,6 @@ class SweepLauncher(Launcher):
             job = Job(first + len(jobs), folder, self._command(cfg, overrides, folder))
             return jobs.setdefault(folder.path, job)
 
-        contents = [self.runs.fingerprint(cfg) for cfg in configs]
         cells = [add(*cell) for cell in zip(configs, job_overrides, contents, strict=True)]
         for cell, cfg, overrides, content in zip(cells, configs, job_overrides, contents, strict=True):
             if trained_by(cfg) is not None:  # mostly by a cell of the same sweep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from omegaconf import Container, OmegaConf
@@ -21,6 +22,15 @@ def by_scale(demo: Any, gpu: Any, paper: Any, *, _root_: Container) -> Any:
     return {"demo": demo, "gpu": gpu, "paper": paper}[scale]
 
 
+def loaders() -> int:
+    """`${loaders:}`: loader processes for a Slurm job: the CPUs that each of its processes asked for, but its own one.
+
+    Outside of a job 0: the run's process loads by itself.
+    """
+    return max(0, int(os.environ.get("SLURM_CPUS_PER_TASK", 1)) - 1)
+
+
 def register() -> None:
     """Makes OmegaConf know them."""
+    OmegaConf.register_new_resolver("loaders", loaders, replace=True)
     OmegaConf.register_new_resolver("by_scale", by_scale, replace=True)

@@ -91,6 +91,16 @@ def cancel(ids: Sequence[str]) -> None:
         ask("scancel", *ids)
 
 
+def start_now(ids: Iterable[str]) -> None:
+    """Lets jobs start that were to start later.
+
+    Raises:
+        SlurmError: one is gone, or the controller does not answer.
+    """
+    for name in dict.fromkeys(ids):
+        ask("scontrol", "update", f"JobId={name}", "StartTime=now")
+
+
 def ask(*command: str) -> str:
     """Runs one of Slurm's commands.
 

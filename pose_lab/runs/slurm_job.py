@@ -28,7 +28,7 @@ ANNOUNCED = (
     signal.SIGUSR2,
 )  # Slurm will end the job soon
 INTERRUPTED = 130  # the status of a run that was asked to stop
-PATIENCE = 60  # seconds that the other ranks leave the first one to requeue the job
+PATIENCE = 60  # seconds that the other ranks leave the first one to end its W&B run and to requeue the job
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def requeued() -> Iterator[None]:
     try:
         yield
     except InterruptedRun as stop:
-        if stop.signal in ANNOUNCED:
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            time.sleep(PATIENCE)  # the end of any rank ends the step, and the first one has more to write
+        elif stop.signal in ANNOUNCED:
             _requeue(restarts, int(allowed))
         raise
 
@@ -98,10 +100,7 @@ def job_name(environment: Mapping[str, str]) -> str:
 
 
 def _requeue(restarts: int, allowed: int) -> None:
-    """Puts this job back into the queue, which ends it; by the first rank, the others wait for their end."""
-    if os.environ.get("SLURM_PROCID", "0") != "0":
-        time.sleep(PATIENCE)
-        return
+    """Puts this job back into the queue, which ends it."""
     if restarts == allowed:
         print(f"not requeued: restarted {restarts} times, as often as max_restarts allows", flush=True)
         return

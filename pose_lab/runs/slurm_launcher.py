@@ -9,14 +9,14 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import CompactHydraException
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 
 from pose_lab.runs import code, slurm
@@ -30,7 +30,8 @@ from pose_lab.runs.slurm_sweep import Submission, Watch, place, settle, submitti
 from pose_lab.runs.sweep import Job, View
 from pose_lab.runs.table import view
 
-REPORT = {"time": 30, "mem": "4G"}  # minutes and memory of the job that makes the report
+LATER = "now+10minutes"  # than any submission takes
+SAVING = 30  # seconds before its time limit that a run needs to end its step and to write a checkpoint
 
 
 @dataclass
@@ -51,6 +52,7 @@ class SlurmConf:
     array_parallelism: int = MISSING
     setup: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
     signal_seconds: int = MISSING
     max_restarts: int = MISSING
     retry_failed: bool = True
@@ -83,6 +85,12 @@ class SlurmLauncher(SweepLauncher):
         for name in ("nodes", "tasks_per_node", "cpus_per_task", "minutes", "array_parallelism"):
             if getattr(self.settings, name) < 1:
                 raise CompactHydraException(f"hydra.launcher.{name}={getattr(self.settings, name)}: it is at least 1")
+        needed = SAVING + OmegaConf.select(self.config, "logger.stop_timeout", default=0)
+        if self.settings.signal_seconds < needed:
+            raise CompactHydraException(
+                f"hydra.launcher.signal_seconds={self.settings.signal_seconds} is too short to end a run in: it is at "
+                f"least {needed} ({SAVING} for the checkpoint, the rest for W&B: logger.stop_timeout)"
+            )
 
     def device(self, cfg: DictConfig) -> str:
         """What each run asks Slurm for."""
@@ -116,34 +124,49 @@ class SlurmLauncher(SweepLauncher):
         self.conclude(jobs, configs, screen, metric, figure=False)  # the report's job logs it
         self.leave(jobs, screen)
 
-    def _submit(self, jobs: Sequence[Job], watch: Watch) -> Submission | None:
-        """Submits, while no other command does so for this sweep."""
+    def _submit(self, jobs: Sequence[Job], watch: Watch) -> list[Submission]:
+        """Submits all that is to do, or nothing, while no other command does so for this sweep."""
         home = sweep_folders(jobs)[0]
         make_folder(place(home))
+        submitted: list[Submission] = []
         with submitting(home):
             watch.look()
-            todo = [job for job in jobs if self._is_to_do(job, watch)]
-            self.waiting = [job for job in todo if job.after is not None and _is_trained_now(job.after, watch)]
-            todo = [job for job in todo if job not in self.waiting]
-            if not todo:
-                return None
-            config_folders = [Path(path) for path in dict.fromkeys(_values(todo[0].command, "--config-dir"))]
-            copy, copies = code.snapshot(home / "code", config_folders)
-            chains = _chains(todo)
-            tasks = [Task([_step(job, copies) for job in chain]) for chain in chains]
-            number = self._submit_array(tasks, home, code.environment(copy))
+            groups = self._groups(jobs, watch)
             try:
-                reports = [self._submit_report(number, folder, copy) for folder in sweep_folders(todo)]
-                for folder, report in zip(sweep_folders(todo), reports, strict=True):
-                    runs = [[job.folder.name for job in chain if job.folder.path.parent == folder] for chain in chains]
-                    attempts = {job.folder.name: job.folder.recorded_status().attempt for job in todo}
-                    submission = Submission(number, runs, attempts, report)
-                    submission.write(folder)
+                for group, needed in groups:
+                    self._submit_group(group, needed, home, submitted)
+                if "begin" not in self.settings.options:
+                    slurm.start_now([submission.job for submission in submitted])
             except BaseException:
-                slurm.cancel([number])
+                self._take_back(submitted, sweep_folders(jobs))
                 raise
             watch.look()
-            return submission
+        return submitted
+
+    def _groups(self, jobs: Sequence[Job], watch: Watch) -> list[tuple[list[Job], list[str]]]:
+        """What is to do as job arrays, and the tasks in the queue that each has to wait for."""
+        todo = [job for job in jobs if self._is_to_do(job, watch)]
+        now = [job for job in todo if job.after is None or not _is_trained_now(job.after, watch)]
+        tasks = {job.number: _task(job.after, watch) for job in todo if job.after is not None and job not in now}
+        later = [job for job in todo if tasks.get(job.number)]
+        self.waiting = [job for job in todo if job not in now and job not in later]
+        groups = [(now, []), (later, list(dict.fromkeys(task for task in tasks.values() if task)))]
+        return [(group, needed) for group, needed in groups if group]
+
+    def _submit_group(self, jobs: list[Job], needed: list[str], home: Path, submitted: list[Submission]) -> None:
+        """Submits one array, not to start yet, with its report's jobs; tells of each as soon as there is one."""
+        config_folders = [Path(path) for path in dict.fromkeys(_values(jobs[0].command, "--config-dir"))]
+        copy, copies = code.snapshot(home / "code", config_folders)
+        chains = _chains(jobs)
+        tasks = [Task([_step(job, copies) for job in chain]) for chain in chains]
+        number = self._submit_array(tasks, home, code.environment(copy), needed)
+        attempts = {job.folder.name: job.folder.recorded_status().attempt for job in jobs}
+        for folder in sweep_folders(jobs):
+            runs = [[job.folder.name for job in chain if job.folder.path.parent == folder] for chain in chains]
+            submitted.append(Submission(number, runs, attempts))
+            if self.config.get("report"):
+                submitted[-1] = replace(submitted[-1], report=self._submit_report(number, folder, copy))
+            submitted[-1].write(folder)
 
     def _is_to_do(self, job: Job, watch: Watch) -> bool:
         """Whether the run is to be submitted: nobody trains it or is about to."""
@@ -153,7 +176,9 @@ class SlurmLauncher(SweepLauncher):
             return False
         return self.settings.retry_failed or watch.state(job.folder)[0] != "failed"
 
-    def _submit_array(self, tasks: Sequence[Task], home: Path, environment: Mapping[str, str]) -> str:
+    def _submit_array(
+        self, tasks: Sequence[Task], home: Path, environment: Mapping[str, str], needed: Sequence[str]
+    ) -> str:
         """The array's id."""
         import submitit  # here, as only a submission needs it
 
@@ -174,8 +199,11 @@ class SlurmLauncher(SweepLauncher):
             "signal_delay_s": self.settings.signal_seconds,
             "stderr_to_stdout": True,
             "setup": [*self.settings.setup, *exports],
-            "additional_parameters": {"requeue": True, **self.settings.options},
-            "srun_args": [f"--cpus-per-task={cpus}"],  # since 22.05 srun does not take it from sbatch
+            "dependency": ":".join(["afterany", *needed]) if needed else None,
+            # until all of the submission is done and written down; held (--hold) it would not be looked at by Slurm
+            "additional_parameters": {"requeue": True, "begin": LATER, **self.settings.options},
+            # a rank that dies ends the others, too; since 22.05 srun does not take the CPUs from sbatch
+            "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
         }
         executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
         try:
@@ -186,34 +214,56 @@ class SlurmLauncher(SweepLauncher):
 
     def _submit_report(self, after: str, folder: Path, copy: Path) -> str:
         """A job that makes the report when the array has ended, whether or not somebody waits."""
+        own = dict(self.settings.report)
+        memory, minutes, extra = own.pop("mem_gb", None), own.pop("minutes", None), own.pop("options", None) or {}
         options = {
-            **self._where(),
-            **REPORT,
+            **own,
+            "time": minutes,
+            "mem": f"{memory:g}G" if memory else None,
+            "ntasks": 1,
+            "cpus-per-task": 1,
             "dependency": f"afterany:{after}",
             "job-name": f"{folder.parent.name}-report",
+            **extra,
         }
-        flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        flags = [_flag(name, value) for name, value in options.items() if value not in (None, False)]
         variables = [f"{name}={value}" for name, value in code.environment(copy).items()]
         command = ["env", *variables, sys.executable, "-m", "pose_lab.sweep", "report", str(folder.absolute())]
         script = "\n".join([*self.settings.setup, shlex.join(command)])
         log = place(folder).absolute() / "%j_report.out"
-        return slurm.ask("sbatch", "--parsable", *flags, f"--output={log}", f"--wrap={script}").strip().split(";")[0]
+        try:
+            answer = slurm.ask("sbatch", "--parsable", *flags, f"--output={log}", f"--wrap={script}")
+        except SlurmError as error:
+            text = f"Slurm refused the report's job (machine.cluster.report), nothing was submitted. {error}"
+            raise SlurmError(text) from error
+        return answer.strip().split(";")[0]
+
+    def _take_back(self, submitted: Sequence[Submission], folders: Sequence[Path]) -> None:
+        """Nothing is submitted by halves."""
+        for folder, submission in product(folders, submitted):
+            submission.forget(folder)
+        ids = [name for submission in submitted for name in (submission.job, submission.report) if name]
+        slurm.cancel(list(dict.fromkeys(ids)))
 
     def _where(self) -> dict[str, str | None]:
         settings = self.settings
         return {name: getattr(settings, name) for name in ("partition", "account", "qos", "constraint")}
 
-    def _words(self, jobs: Sequence[Job], submitted: Submission | None) -> str:
+    def _words(self, jobs: Sequence[Job], submitted: Sequence[Submission]) -> str:
         """What was submitted, and how to follow it."""
         folders = sweep_folders(jobs)
-        if submitted is None:
+        if not submitted:
             lines = [f"Nothing to submit: the {len(jobs)} runs are finished or in the queue."]
         else:
-            count, limit = len(submitted.runs), self.settings.array_parallelism
-            lines = [f"Submitted {count} of {len(jobs)} runs as Slurm job {submitted.job}, at most {limit} at once"]
-            lines[0] += f"; job {submitted.report} makes the report."
+            count, limit = sum(submission.count for submission in submitted), self.settings.array_parallelism
+            arrays = " and ".join(dict.fromkeys(submission.job for submission in submitted))
+            reports = " and ".join(submission.report for submission in submitted if submission.report)
+            lines = [f"Submitted {count} of {len(jobs)} runs as Slurm job {arrays}, at most {limit} at once"]
+            lines[0] += f"; job {reports} makes the report." if reports else "."
         if self.waiting:
-            text = "evaluate weights that are being trained: start this command again when they are finished"
+            text = (
+                "evaluate weights that are being trained without Slurm: start this command again when they are finished"
+            )
             lines.append(f"{len(self.waiting)} runs are left out, as they {text}.")
         for folder in folders:
             lines += [f"  folder  {folder}"]
@@ -256,6 +306,12 @@ def _is_trained_now(run: RunFolder, watch: Watch) -> bool:
     return watch.lives(run) or run.status().state == "running"
 
 
+def _task(run: RunFolder, watch: Watch) -> str | None:
+    """The task in the queue that trains a run."""
+    placed = watch.placed(run)
+    return placed.task if placed is not None and watch.lives(run) else None
+
+
 def _goes_on(job: Job, watch: Watch) -> bool:
     return job.state == "running" or (job.state not in ("finished", "failed") and watch.lives(job.folder))
 
@@ -276,6 +332,12 @@ def _step(job: Job, copies: Mapping[str, str]) -> Step:
 def _values(command: Sequence[str], flag: str) -> list[str]:
     """What follows a flag, each time that it is given."""
     return [value for word, value in pairwise(command) if word == flag]
+
+
+def _flag(name: str, value: Any) -> str:
+    """An option of sbatch, spelt as submitit takes it."""
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is True else f"{flag}={value}"
 
 
 def _last_lines(error: Exception) -> str:

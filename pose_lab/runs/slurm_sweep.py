@@ -47,6 +47,15 @@ class Submission:
         """Keeps it in the sweep's folder."""
         write_json(place(folder) / f"{self.job}.json", asdict(self))
 
+    def forget(self, folder: Path) -> None:
+        """Takes it out of the sweep's folder."""
+        (place(folder) / f"{self.job}.json").unlink(missing_ok=True)
+
+    @property
+    def count(self) -> int:
+        """Of its runs."""
+        return sum(map(len, self.runs))
+
     def tasks(self) -> Iterator[tuple[str, str]]:
         """Each run with the id of its task; an array of one is a plain job."""
         for number, names in enumerate(self.runs):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import platform
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import lightning
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -50,6 +53,11 @@ def fingerprint(cfg: DictConfig) -> str:
     check(cfg)
     whole, _ = _method(cfg)  # what is wrong with it is found before any data are made
     return _fingerprint(whole, build(cfg.data))
+
+
+def is_decided(cfg: DictConfig) -> bool:
+    """Whether the config alone decides what `fingerprint` says: drawn data, and no weights to start from."""
+    return cfg.checkpoint is None and getattr(get_class(cfg.data._target_), "is_drawn", False)
 
 
 def prepare(cfg: DictConfig) -> str:
@@ -125,6 +133,7 @@ def train(cfg: DictConfig) -> RunFolder:
     """Trains and evaluates one run in its folder; a finished run is left as it is.
 
     A run whose weights another one trains (`weights_of`) evaluates only; that other one comes first if it is not done.
+    A run that another process is training is waited for; if that one stops, this one goes on with it.
 
     Raises:
         InterruptedRun: a signal came; the run goes on from its checkpoint when it is started again.
@@ -144,12 +153,14 @@ def train(cfg: DictConfig) -> RunFolder:
         return folder
     trains = trained_by(cfg)
     weights = None if trains is None else train(trains).checkpoints / CHECKPOINTS[cfg.training.evaluate]
-    # the other processes of a multi-device run work under the first one's lock
-    life = folder.training() if _is_first_process() else nullcontext()
+    # the other processes of a multi-device run work under the first one's lock, and cannot wait with it
+    life = folder.training(_waiting()) if _is_first_process() else nullcontext()
     try:
         with life:
-            if not folder.metrics():  # another process may have finished it while this one waited for the lock
+            if not folder.metrics():
                 _run(whole, method, data, folder, run_id, weights)
+            else:
+                print(f"finished by another process: {folder.path}", flush=True)
     except KeyboardInterrupt as stop:
         raise InterruptedRun(str(stop)) from None
     return folder
@@ -182,6 +193,12 @@ def _run(
         numbers = _fit_and_evaluate(cfg, folder, trainer, method, data, checkpoints, resume, weights)
         if trainer.is_global_zero:
             folder.write_metrics(numbers)
+
+
+def _waiting() -> Callable[[str], None] | None:
+    """Who is told that another process trains the run; None where this one has others beside it, which do not wait."""
+    alone = int(os.environ.get("SLURM_NTASKS", 1)) == 1
+    return partial(print, flush=True) if alone else None
 
 
 def _is_first_process() -> bool:

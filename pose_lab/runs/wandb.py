@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from urllib.parse import urlsplit
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from pose_lab.runs.folder import InterruptedRun
 
 MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"  # the step metric of Lightning's WandbLogger
@@ -50,6 +53,7 @@ class Wandb:
         best: metrics whose best (highest) value is kept in the summary beside the last one.
         init_timeout: seconds the server has to answer at the start; WANDB_INIT_TIMEOUT replaces it.
         finish_timeout: seconds for the last uploads.
+        stop_timeout: seconds for them when the run was told to stop, as its job is ended soon.
 
     Raises:
         ValueError: if `mode` is none of these.
@@ -66,6 +70,7 @@ class Wandb:
     best: Sequence[str] = ("val/AP",)
     init_timeout: float = 10
     finish_timeout: float = 300
+    stop_timeout: float = 20
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -134,7 +139,7 @@ class Wandb:
         with _environment(folder):
             run, where = self._start(mode, reason, arguments)
             _define_metrics(run, self.best)
-            with _finished(run):
+            with _finished(run, self.stop_timeout):
                 yield Started(WandbLogger(save_dir=folder, project=self.project, id=identity, experiment=run), where)
 
     def log_figure(self, path: Path, folder: Path, identity: str, experiment: str, tags: Sequence[str] = ()) -> str:
@@ -261,14 +266,27 @@ def _environment(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _finished(run: wandb.Run) -> Iterator[None]:
+def _finished(run: wandb.Run, stop_timeout: float) -> Iterator[None]:
     """Finishes the run; what goes wrong there is told, but ends nothing: the results are in the run folder."""
-    exit_code = 1
+    exit_code, patience = 1, None
     try:
         yield
         exit_code = 0
+    except InterruptedRun:
+        patience = stop_timeout
+        raise
     finally:
-        try:
-            run.finish(exit_code=exit_code)
-        except Exception as error:
-            warnings.warn(f"W&B could not finish its run ({error}); the run folder is complete", stacklevel=2)
+        # W&B takes its own time limit at the start of a run only; the thread goes on as long as the process is left to
+        finishing = threading.Thread(target=_finish, args=(run, exit_code), daemon=True)
+        finishing.start()
+        finishing.join(patience)
+        if finishing.is_alive():
+            later = f"what was not sent is in {Path(run.dir).parent}, for `wandb sync`"
+            print(f"W&B did not finish its run within {patience:g} s (logger.stop_timeout): {later}", flush=True)
+
+
+def _finish(run: wandb.Run, exit_code: int) -> None:
+    try:
+        run.finish(exit_code=exit_code)
+    except Exception as error:
+        warnings.warn(f"W&B could not finish its run ({error}); the run folder is complete", stacklevel=2)

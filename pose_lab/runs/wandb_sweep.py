@@ -6,6 +6,7 @@ so a run that one of them trains has the same folder as if the launcher had trai
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import wandb
 import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override
 
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.wandb import has_key, is_offline
@@ -32,7 +33,7 @@ def definition(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, str 
         The sweep's definition, and the `project` and `entity` that it belongs to.
 
     Raises:
-        ValueError: nothing is swept, or a value is no number, word or truth value: W&B's agents can give no other.
+        ValueError: nothing is swept.
     """
     given = OverridesParser.create().parse_overrides(list(arguments))
     fixed = [override for override in given if not override.is_sweep_override()]
@@ -107,12 +108,18 @@ def send(paths: Sequence[Path]) -> str:
     return f"Sent {len(paths)}."
 
 
-def _values(override: Override) -> list[Any]:
-    """The points of one key; one where it has a plain value."""
-    values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
-    found = [value.text if isinstance(value, QuotedString) else value for value in values]
-    for value in found:
-        if value is not None and not isinstance(value, bool | int | float | str):
-            key = override.get_key_element()
-            raise ValueError(f"{key} sweeps over {value!r}: a W&B sweep can give numbers and words only")
-    return found
+def _values(override: Override) -> list[bool | int | float | str]:
+    """The points of one key; one where it has a plain value.
+
+    W&B's agents write Python's text of a value behind `key=`. Hydra reads numbers and truth values so; all others
+    (words, null, lists, mappings) are given as the text that Hydra writes itself.
+    """
+    if not override.is_sweep_override():
+        return [_point(override.value(), override.get_value_element_as_str())]
+    return [_point(*pair) for pair in zip(override.sweep_iterator(), override.sweep_string_iterator(), strict=True)]
+
+
+def _point(value: Any, text: str) -> bool | int | float | str:
+    """Numbers that JSON lacks go as text, too."""
+    plain = isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if plain else text

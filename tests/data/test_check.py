@@ -247,4 +247,29 @@ def test_files_that_are_no_annotations_are_passed_over(tmp_path):
     (root / "annotations/a.json").write_text("{")
     (root / "annotations/b.json").write_text('{"images": [], "annotations": []}')
     shutil.copy(root / "annotations/people.json", root / "elsewhere.json")
-    assert [part.name for part in guessed(root).parts] == ["people", "elsewhere"]
+    (root / "other.json").write_text((root / "elsewhere.json").read_text().replace(".png", ".bmp"))
+    source = guessed(root)
+    assert [part.name for part in source.parts] == ["people", "elsewhere"]
+    assert set(source.passed_over) == {"annotations/a.json", "annotations/b.json", "other.json"}
+    assert source.passed_over["annotations/a.json"] == "not in COCO's layout"
+    assert "pictures is in this folder" in source.passed_over["other.json"]
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("aic/test_aic.json", "aic"),
+        ("mhp/test_mhp.json", "mpii"),
+        ("jhmdb/test_jhmdb_sub1.json", "jhmdb"),
+        ("coco/test_coco_wholebody.json", "wholebody"),
+    ],
+)
+def test_skeletons_are_told_by_the_names_of_keypoints(file, expected):
+    folder = (shared_data("mmpose_samples") / file).parent
+    parts = {part.annotations.name: part.rules.skeleton.name for part in guessed(folder).parts}
+    assert parts[file.rpartition("/")[2]] == expected
+
+
+def test_keypoints_of_no_known_skeleton_are_not_guessed_by_their_number():
+    with pytest.raises(ValueError, match=r"h36m_coco\.json: its keypoints are those of no known skeleton"):
+        guessed(shared_data("mmpose_samples") / "h36m")

@@ -298,9 +298,9 @@ def test_mirrored_pictures_mirror_the_joints(tmp_path):
 def test_mpi_inf_3dhp(tmp_path):
     arrays = shared_data(SAMPLES) / "mpi_inf_3dhp/test_3dhp_test.npz"
     root = tmp_path / "root"
-    (root / "annotation_body3d").mkdir(parents=True)
+    (root / "annotations").mkdir(parents=True)
     for name in ("mpi_inf_3dhp_train", "mpi_inf_3dhp_test_valid"):
-        shutil.copy(arrays, root / f"annotation_body3d/{name}.npz")
+        shutil.copy(arrays, root / f"annotations/{name}.npz")
     for name in ("TS1_002001.jpg", "TS2_001850.jpg"):
         picture(root / "images" / name, 2048, 2048)
     annotations = opened("mpi_inf_3dhp", root, tmp_path / "cache").val_annotations

@@ -31,7 +31,7 @@ def annotations_from(content: dict | Path, skeleton: Skeleton) -> Annotations:
         instance_ids=np.array([person["id"] for person in people], dtype=np.int64),
         image_index=np.searchsorted(image_ids, [person["image_id"] for person in people]).astype(np.int64),
         boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
-        keypoints=keypoints.astype(np.float32),
+        keypoints=keypoints,
         areas=np.array([p.get("area", 0.53 * p["bbox"][2] * p["bbox"][3]) for p in people], dtype=np.float64),
         ignore=np.array([person["iscrowd"] for person in people], dtype=bool),
         num_keypoints=np.array([person["num_keypoints"] for person in people], dtype=np.int32),

@@ -1,6 +1,7 @@
 """Metrics over several processes (gloo): equal to the bit to one process, whatever the division of the images."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pose_lab.metrics.joints import MeanError
+from pose_lab.metrics.fusion_rate import FusionRate
+from pose_lab.metrics.joints import AUC, PCK, PCP, MeanError
+from pose_lab.metrics.joints3d import PoseErrors3D
+from pose_lab.metrics.mpii import MPIITable
 from pose_lab.metrics.oks_ap import OKSAveragePrecision
 from pose_lab.metrics.parts import PartsAveragePrecision
 from pose_lab.metrics.tracking import PoseTracking
-from pose_lab.skeletons import COCO
+from pose_lab.skeletons import COCO, HUMAN36M, MPII
 from tests.metrics.official import predictions_from
 from tests.metrics.test_oks_ap import small_case
 from tests.metrics.test_tracking import NAMES, load, rows_of
@@ -36,9 +40,22 @@ def numbers_of(batches: list[range]) -> torch.Tensor:
         images = truth.image_ids[np.array(batch, dtype=np.int64)]
         rows = np.isin(ids, images)
         metric.update(predictions_from(images, ids[rows], xy[rows], scores[rows]), torch.from_numpy(images))
-    numbers = [*metric.compute().values(), *parts_of(batches), error_of(batches), tracking_of(batches)]
+    rates = fusion_rates_of(batches)
+    numbers = [*metric.compute().values(), *rates, *parts_of(batches), *of_single_people(batches), tracking_of(batches)]
     assert len(metric.matches().scores) > 0  # of all processes, on every process
-    return torch.stack(numbers)
+    return torch.cat([number.reshape(-1) for number in numbers])
+
+
+def fusion_rates_of(batches: list[range]) -> list[torch.Tensor]:
+    truth, ids, xy, scores = small_case()
+    metric = FusionRate(truth, COCO)
+    for batch in batches:
+        images = truth.image_ids[np.array(batch, dtype=np.int64)]
+        rows = np.isin(ids, images)
+        found = predictions_from(images, ids[rows], xy[rows], scores[rows])
+        fused = replace(found, keypoint_scores=(found.keypoints[..., 0] % 2).floor())
+        metric.update(fused, torch.from_numpy(images))
+    return list(metric.compute().values())
 
 
 def parts_of(batches: list[range]) -> list[torch.Tensor]:
@@ -53,15 +70,35 @@ def parts_of(batches: list[range]) -> list[torch.Tensor]:
     return list(numbers.values())
 
 
-def error_of(batches: list[range]) -> torch.Tensor:
-    metric = MeanError(COCO.keypoints, "EPE")
+def of_single_people(batches: list[range]) -> list[torch.Tensor]:
+    """Every metric of single people and of poses in three dimensions; a distance in three is exactly a threshold."""
+    limbs = ((5, 7), (7, 9))
+    metrics = {
+        "EPE": MeanError(COCO.keypoints, "EPE"),
+        "PCK": PCK(COCO.keypoints, (0.1, 0.5), inclusive=True),
+        "AUC": AUC(COCO.keypoints),
+        "MPII": MPIITable(MPII.keypoints),
+        "PCP": PCP(COCO.keypoints, limbs),
+        "3D": PoseErrors3D(HUMAN36M.keypoints),
+    }
     for batch in batches:
         ids = torch.tensor(list(batch), dtype=torch.int64)
-        found = ids[:, None, None].expand(-1, len(COCO), 2) / 3
-        metric.update(found, torch.zeros_like(found), torch.ones(found.shape[:2], dtype=torch.bool), 2**40 + ids)
-    error = metric.compute()["EPE"]
-    assert len(metric.rows()) == 25  # of all processes, also outside compute
-    return error
+        for name, metric in metrics.items():
+            found, annotated, labelled = poses(ids, len(metric.keypoints), 3 if name == "3D" else 2)
+            sizes = {"sizes": torch.full((len(ids),), 6.0)} if name in ("PCK", "MPII") else {}
+            metric.update(found, annotated, labelled, 2**40 + ids, **sizes)
+    numbers = [torch.stack(list(metric.compute().values())) for metric in metrics.values()]
+    assert all(len(metric.rows()) == 25 for metric in metrics.values())  # of all processes, also outside compute
+    return [torch.cat(numbers)]
+
+
+def poses(ids: torch.Tensor, keypoints: int, axes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Found and annotated poses and what is labelled, made of the people's numbers alone."""
+    place = torch.arange(keypoints * axes, dtype=torch.float64).view(keypoints, axes)
+    annotated = (7 * place).sin() * 20 + ids[:, None, None]
+    found = annotated.clone()
+    found[..., 0] += (ids[:, None] + torch.arange(keypoints)) % 3 * 3
+    return found, annotated, (ids[:, None] + torch.arange(keypoints)) % 7 > 0
 
 
 def tracking_of(batches: list[range]) -> torch.Tensor:
@@ -71,7 +108,7 @@ def tracking_of(batches: list[range]) -> torch.Tensor:
         chosen = np.flatnonzero(np.isin(np.arange(len(frames)), batch))
         if len(chosen):
             metric.update(frames[chosen], *(rows_of(side, chosen) for side in (truth, found)))
-    return metric.compute()["MOTA"]
+    return torch.stack(list(metric.compute().values()))
 
 
 def work(rank: int, world: int, folder: str) -> None:

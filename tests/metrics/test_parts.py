@@ -23,6 +23,7 @@ FACE = (
     "009 009 009 007 007 008 011 008 008 008 010 008"
 )
 HAND = "029 022 035 037 047 026 025 024 035 018 024 022 026 017 021 021 032 020 019 022 031"
+CROWDPOSE_VAL = "annotations/crowdpose_val.json"
 FIELDS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 PARTS = ("keypoints", "keypoints_foot", "keypoints_face", "keypoints_lefthand", "keypoints_righthand")
 
@@ -101,6 +102,14 @@ def test_a_part_keeps_its_own_limbs_sigmas_and_counting():
     assert part.counted == (True, True, False)
     with pytest.raises(ValueError, match="no keypoint 'tail'"):
         indices_of(COCO, ["nose", "tail"])
+
+
+def test_a_part_of_uncounted_keypoints_alone_counts_them():
+    truth = annotations_from(json.loads((shared_data("crowdpose") / CROWDPOSE_VAL).read_text()), CROWDPOSE)
+    head = indices_of(CROWDPOSE, ["head"])
+    assert part_of_skeleton(CROWDPOSE, "head", head).counted == (True,)
+    part = part_of_annotations(truth, CROWDPOSE, head)
+    assert part.num_keypoints.sum() == (truth.keypoints[:, head, 2] > 0).sum() > 0
 
 
 def test_people_without_the_part_can_be_left_out_of_the_predictions():

@@ -7,11 +7,14 @@ import torch
 from pose_lab.ops.oks import (
     Pairs,
     People,
+    bounding_boxes,
     greedy_match,
     keypoint_similarity,
     pair_up,
     precision_over_recall,
     rank_within,
+    reaches,
+    touching,
 )
 from pose_lab.skeletons import COCO, CROWDPOSE, Skeleton
 from tests.conftest import fixture_path
@@ -33,6 +36,25 @@ def test_similarity_equals_the_reference(folder: str, skeleton: Skeleton, image:
     pairs = pair_up(torch.zeros(len(found), dtype=torch.int64), torch.tensor([0, len(areas)]))
     similarity = keypoint_similarity(pairs, found, people, torch.tensor(skeleton.sigmas, dtype=torch.float64))
     torch.testing.assert_close(similarity.view(len(found), -1), case["oks"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("lowest", [0.1, 0.5, 0.9])
+def test_who_is_out_of_reach_is_less_similar(lowest: float):
+    draw = torch.Generator().manual_seed(0)
+    people, detections, K = 40, 60, len(COCO)
+    corner, size = (torch.rand(people, 2, generator=draw).double() * length for length in (500, 60))
+    xy = corner[:, None] + torch.rand(people, K, 2, generator=draw) * size[:, None]
+    labelled = torch.rand(people, K, 1, generator=draw) < torch.arange(people)[:, None, None] % 3 / 3
+    annotated = People(torch.cat([xy, 2 * labelled], 2), size.prod(1), torch.cat([corner, corner + size], 1))
+    found = xy.repeat(2, 1, 1)[:detections] + torch.randn(detections, 1, 2, generator=draw) * 20
+    sigmas = torch.tensor(COCO.sigmas, dtype=torch.float64)
+    pairs = pair_up(torch.zeros(detections, dtype=torch.int64), torch.tensor([0, people]))
+    near = touching(pairs, bounding_boxes(found), reaches(annotated, sigmas, lowest))
+    similar = keypoint_similarity(pairs, found, annotated, sigmas) >= lowest
+    kept = set(zip(near.detection.tolist(), near.person.tolist(), strict=True))
+    similar_pairs = zip(pairs.detection[similar].tolist(), pairs.person[similar].tolist(), strict=True)
+    assert kept >= set(similar_pairs)
+    assert 0 < similar.sum() <= len(near) < len(pairs) / 2
 
 
 def test_pairs_are_all_people_of_the_detections_image():
@@ -106,8 +128,10 @@ def test_precision_is_read_where_a_recall_is_first_reached():
     """Hit, miss, ignored, hit of four people: precision 1 up to recall 1/4, 2/3 up to 1/2, none beyond."""
     curves = precision_over_recall(
         scores=torch.tensor([0.9, 0.8, 0.7, 0.6], dtype=torch.float64),
-        matched=torch.tensor([[[True, False, False, True]]]),
-        ignored=torch.tensor([[[False, False, True, False]]]),
+        place=torch.tensor([0, 2, 3]),
+        hits=torch.tensor([[[True, False, True]]]),
+        misses=torch.zeros(1, 1, 3, dtype=torch.bool),
+        others=torch.tensor([[False, True, False, False]]),
         people=torch.tensor([4]),
         recalls=torch.tensor([0, 0.25, 0.3, 0.5, 0.6, 1], dtype=torch.float64),
     )
@@ -119,7 +143,13 @@ def test_precision_is_read_where_a_recall_is_first_reached():
 def test_without_people_everything_is_undefined():
     one = torch.ones(1, 1, 1, dtype=torch.bool)
     curves = precision_over_recall(
-        torch.ones(1).double(), ~one, ~one, torch.tensor([0]), torch.tensor([0.0, 1.0]).double()
+        scores=torch.ones(1).double(),
+        place=torch.tensor([0]),
+        hits=~one,
+        misses=one,
+        others=~one[0],
+        people=torch.tensor([0]),
+        recalls=torch.tensor([0.0, 1.0]).double(),
     )
     assert curves.precision.tolist() == [[[-1, -1]]]
     assert curves.recall.tolist() == [[-1]]

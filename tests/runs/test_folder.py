@@ -98,3 +98,21 @@ def test_numbers_read_back(tmp_path):
     folder.write_metrics({"AP": 0.5})
     folder.write_progress({"epoch": 1})
     assert (folder.metrics(), folder.progress()) == ({"AP": 0.5}, {"epoch": 1})
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_run_that_another_process_trains_is_waited_for(tmp_path, killed):
+    folder, told = RunFolder(tmp_path), []
+    with subprocess.Popen([sys.executable, "-c", TRAINING, str(tmp_path)], stdin=-1, stdout=-1, text=True) as trainer:
+        assert trainer.stdout.readline() == "started\n"
+
+        def say(text):
+            told.append(text)
+            trainer.kill() if killed else trainer.stdin.close()
+
+        with folder.training(say) as status:
+            assert (status.state, status.attempt) == (("running", 2) if killed else ("finished", 1))
+    assert len(told) == 1
+    assert f"is being trained by process {trainer.pid} on" in told[0]
+    assert told[0].endswith("waiting for its end")
+    assert (folder.status().state, folder.status().attempt) == ("finished", 2 if killed else 1)

@@ -14,7 +14,7 @@ BOXES = ("0.05", "0.1")
 SMALL = [o for o in TINY if o != "logger=none"]
 
 
-def sweep(folder, cache):
+def sweep(folder, cache, **environment):
     arguments = [
         "experiment=kapao_bs_sweep",
         f"method.labels.keypoint_box={','.join(BOXES)}",
@@ -30,7 +30,9 @@ def sweep(folder, cache):
         text=True,
         timeout=280,
         check=False,
-        env={key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"} | {"WANDB_MODE": "offline"},
+        env={key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"}
+        | {"WANDB_MODE": "offline"}
+        | environment,
     )
 
 
@@ -74,9 +76,14 @@ def test_report_has_one_row_per_box_over_both_seeds(swept):
 def test_started_again_trains_nothing(swept):
     folder, _, cache = swept
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*-????????/checkpoints/*")}
-    done = sweep(folder.parents[1], cache)
+    (folder / "report.md").unlink()
+    done = sweep(folder.parents[1], cache, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*-????????/checkpoints/*")} == before
+    assert "McNally" in (folder / "report.md").read_text()
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "hydra" in imported
+    assert not {"torch", "lightning", "torchvision", "wandb", "cv2"} & imported  # seconds, for nothing
 
 
 def test_each_run_is_its_own_wandb_run_in_the_group_of_the_experiment(swept):

@@ -13,6 +13,7 @@ import torch
 from pose_lab.runs import train as train_module
 from pose_lab.runs.checkpoints import LAST, PREVIOUS, Checkpoints, InterruptedRun, differing_keys
 from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.identity import run_folder
 from pose_lab.runs.train import train
 from tests.configs import TINY, composed
 
@@ -156,6 +157,38 @@ def test_finished_run_is_left_alone(unbroken, cache, capsys):
     again = train(composed(*TINY, results=unbroken.path.parents[2], cache=cache))
     assert "finished before" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in again.path.rglob("*") if path.name != ".lock"} == before
+
+
+ELSEWHERE = """
+import sys
+from pose_lab.runs.folder import RunFolder
+folder = RunFolder(sys.argv[1])
+with folder.training():
+    print("started", flush=True)
+    sys.stdin.read()
+    folder.write_metrics({"AP": 0.25})
+"""
+
+
+def test_a_run_that_another_process_finishes_is_waited_for(tmp_path, cache, monkeypatch, capsys):
+    cfg = composed(*TINY, results=tmp_path, cache=cache)
+    path = run_folder(cfg, train_module.fingerprint(cfg))
+    with subprocess.Popen([sys.executable, "-c", ELSEWHERE, str(path)], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout.readline() == "started\n"
+        monkeypatch.setattr(train_module, "_waiting", lambda: lambda _: other.stdin.close())
+        folder = train(cfg)
+    assert f"finished by another process: {path}" in capsys.readouterr().out
+    assert folder.metrics() == {"AP": 0.25}
+    assert (folder.status().state, folder.status().attempt) == ("finished", 1)
+    assert not folder.checkpoints.exists()
+
+
+def test_only_a_run_of_one_process_waits(monkeypatch, capsys):
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    train_module._waiting()("held: waiting")
+    assert capsys.readouterr().out == "held: waiting\n"
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert train_module._waiting() is None
 
 
 def test_differing_keys_are_dotted():

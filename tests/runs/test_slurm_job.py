@@ -57,6 +57,15 @@ def test_the_last_allowed_restart_is_the_last(job, monkeypatch, capsys):
         pytest.fail("it started")
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_other_ranks_leave_the_end_to_the_first(job, monkeypatch, number):
+    waited = []
+    monkeypatch.setattr(slurm_job.time, "sleep", waited.append)
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    stopped_by(number)
+    assert (job, waited) == ([], [slurm_job.PATIENCE])
+
+
 def test_outside_of_such_a_job_nothing_is_asked(job, monkeypatch):
     monkeypatch.delenv("POSE_LAB_MAX_RESTARTS")
     stopped_by(signal.SIGUSR2)

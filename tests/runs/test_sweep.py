@@ -59,7 +59,7 @@ def starts(folder: RunFolder) -> list[list[str]]:
 
 
 def wait_for(condition, what: str):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.02)
@@ -97,6 +97,8 @@ def test_finished_runs_are_skipped_and_a_run_alone_is_the_same_run(tmp_path):
     assert "no pictures at all" not in second.stdout  # nothing is made ready for runs that are finished
     assert second.returncode == 0
     assert second.stdout.count("finished before, AP") == 2
+    assert "no device" not in second.stdout
+    assert "W&B" not in second.stdout
     alone = sweep(tmp_path, "hydra.mode=RUN", "method.box=0.01", "data.name=synth")
     assert alone.returncode == 0, alone.stderr
     assert len(folders(tmp_path)) == 2

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import wandb
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
+from pose_lab.runs.folder import InterruptedRun
 from pose_lab.runs.pictures import Pictures, draw_batch
 from pose_lab.runs.wandb import Wandb, has_key
 from pose_lab.skeletons import CROWDPOSE
@@ -111,6 +113,27 @@ def test_a_failed_run_is_finished_as_failed(tmp_path):
     assert wandb.run is None
     (summary,) = map(json.loads, inspect(tmp_path, "--summary"))
     assert (summary["state"], summary["exit_code"]) == ("failed", 1)
+
+
+def test_a_run_that_is_told_to_stop_does_not_wait_for_the_server(tmp_path, monkeypatch, capsys):
+    answered = threading.Event()
+
+    def interrupted():
+        with start(node(stop_timeout=0.05), tmp_path) as (logger, _):
+            finish = logger.experiment.finish
+            late = lambda exit_code: answered.wait() and finish(exit_code=exit_code)  # noqa: E731
+            monkeypatch.setattr(logger.experiment, "finish", late)
+            raise InterruptedRun("stopped")
+
+    with pytest.raises(InterruptedRun):
+        interrupted()
+    assert f"did not finish its run within 0.05 s (logger.stop_timeout): what was not sent is in {tmp_path}" in (
+        capsys.readouterr().out
+    )
+    answered.set()
+    for thread in [one for one in threading.enumerate() if one.name.endswith("(_finish)")]:
+        thread.join()
+    assert len(inspect(tmp_path)) == 1
 
 
 def test_a_figure_is_a_small_run_of_the_group(tmp_path):

@@ -1,10 +1,15 @@
+from itertools import product
+
 import pytest
 import wandb
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from pose_lab.runs import launcher, resolvers, search_path, slurm_launcher, wandb_sweep
 from pose_lab.runs.files import FileLock
+from tests.configs import composed
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -40,16 +45,51 @@ def test_the_command_line_replaces_the_files_points():
     assert again["parameters"] == {"method.labels.keypoint_box": {"values": [0.2, 0.3]}}
 
 
+def test_what_sweeps_over_nothing_is_refused():
+    with pytest.raises(ValueError, match="sweeps over nothing"):
+        wandb_sweep.definition(["method=kapao"])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml")))
+def test_agents_compose_the_configs_of_the_launcher(name):
+    """Whatever is swept: numbers, words, groups, mappings."""
+    (experiment,) = (path.stem for path in (ROOT / "experiments").glob("*.yaml") if sweeps(path) == name)
+    content, _ = wandb_sweep.definition([f"experiment={experiment}"])
+    points = {key: parameter["values"] for key, parameter in content["parameters"].items()}
+    agents = [
+        create_sweep_command_args({"args": {key: {"value": value} for key, value in zip(points, cell, strict=True)}})
+        for cell in product(*points.values())
+    ]
+    given = [sorted(arguments["args_no_hyphens"]) for arguments in agents]
+    params = composed(f"experiment={experiment}", hydra=True).hydra.sweeper.params
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    lists = [[f"{one.get_key_element()}={text}" for text in one.sweep_string_iterator()] for one in parsed]
+    launched = [sorted(cell) for cell in product(*lists)]
+    assert [values_of(cell) for cell in given] == [values_of(cell) for cell in launched]
+
+
+def sweeps(path):
+    """The sweep that an experiment names."""
+    defaults = yaml.safe_load(path.read_text()).get("defaults") or []
+    return next((entry["override /sweep"] for entry in defaults if "override /sweep" in entry), None)
+
+
+def values_of(overrides):
+    """What Hydra reads in them."""
+    return [(one.get_key_element(), one.value()) for one in OverridesParser.create().parse_overrides(overrides)]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("points", "values"),
     [
-        (["method=kapao"], "sweeps over nothing"),
-        (["data.settings.people=[1,2],[3,4]"], "data.settings.people sweeps over .*numbers and words only"),
+        ("[1,2],[3,4]", ["[1,2]", "[3,4]"]),
+        ("null,1e-5,true", ["null", 1e-5, True]),
+        ("{a: 1.0, b: x},'c, d'", ["{a:1.0,b:x}", "'c, d'"]),
     ],
 )
-def test_what_no_agent_could_run_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        wandb_sweep.definition(arguments)
+def test_values_that_python_would_spell_otherwise_are_given_as_hydra_reads_them(points, values):
+    content, _ = wandb_sweep.definition([f"data.settings.people={points}"])
+    assert content["parameters"]["data.settings.people"]["values"] == values
 
 
 def test_without_a_key_nothing_is_created_or_sent():

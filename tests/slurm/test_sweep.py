@@ -1,6 +1,5 @@
 """A sweep as a job array on a real Slurm, with runs that end as they are told (`tests/runs/fake`)."""
 
-import errno
 import json
 import os
 import re
@@ -69,8 +68,18 @@ def array(results) -> str:
     return record.stem
 
 
+def report_job(results) -> str | None:
+    """The id of the job that makes the report."""
+    (record,) = (results / FOLDER / ".slurm").glob("*.json")
+    return json.loads(record.read_text())["report"]
+
+
 def states(number) -> dict[str, str]:
     return {name: entry.state for name, entry in jobs([number]).items()}
+
+
+def words(number) -> set[str]:
+    return {entry.words for entry in jobs([number]).values()}
 
 
 def alive(number) -> bool:
@@ -109,11 +118,15 @@ def test_an_array_with_a_failing_and_a_killed_run_then_retry(results):
 
 
 def test_nobody_waits_and_the_report_is_made(results):
-    code, output = sweep(
-        results, "hydra.launcher.wait=false", "hydra.launcher.array_parallelism=1", "machine.waits=[0.01]"
-    )
+    cheap = "machine.cluster.report={partition: high, minutes: 5, mem_gb: 1}"
+    alone = ("hydra.launcher.wait=false", "hydra.launcher.array_parallelism=1", "machine.waits=[0.01]")
+    code, output = sweep(results, *alone, cheap, "+machine.cluster.report.options.comment=table")
     assert code == 0, output
-    number = array(results)
+    number, report = array(results), report_job(results)
+    asked = subprocess.run(["scontrol", "show", "job", report], capture_output=True, text=True, check=True).stdout
+    wanted = ("Partition=high", "TimeLimit=00:05:00", "MinMemoryNode=1G", "NumCPUs=1 ", "Comment=table")
+    assert [text for text in (*wanted, "Reason=Dependency") if text not in asked] == []
+    assert "gpu" not in asked
     wait_for(lambda: is_training(results, "box-0.01"), "the first run")
     shown = command("status", results)
     assert re.search(rf"box-0\.01-\w+ +running +1/2 .*{number}_0", shown), shown
@@ -124,7 +137,6 @@ def test_nobody_waits_and_the_report_is_made(results):
     assert array(results) == number
     assert not (results / FOLDER / "report.md").exists()
     (results / "go").touch()
-    report = json.loads((results / FOLDER / ".slurm" / f"{number}.json").read_text())["report"]
     wait_for(lambda: not alive(report), "the report's job")
     assert "| 0.05 | 45.0 |" in (results / FOLDER / "report.md").read_text()
     assert [len(starts(run)) for run in folders(results).values()] == [1, 1]
@@ -149,11 +161,52 @@ def test_cancelled_jobs_are_interrupted_and_go_on_later(results):
     assert [run.recorded_status().state for run in folders(results).values()] == ["interrupted"] * 2
     assert f"its Slurm job {number}_0 was cancelled" in command("status", results)
     assert "No job of" in command("cancel", results)
+    assert report_job(results) is None
+    assert "no report (report: null)" in command("report", results)
     (results / "go").touch()
     code, output = sweep(results, "report=null")
     assert code == 0, output
     assert "Submitted 2 of 2 runs" in output
     assert all(run.recorded_status().attempt == 2 for run in folders(results).values())
+
+
+def test_evaluations_wait_for_the_weights_that_another_command_trains(results):
+    quietly = ("method.box=0.05", "machine.waits=[0.05]", "report=null", "hydra.launcher.wait=false")
+    assert sweep(results, *quietly, "method.lr=2")[0] == 0
+    wait_for(lambda: is_training(results, "box-0.05"), "the training")
+    trains = array(results)
+    code, output = sweep(results, *quietly, "method.lr=1,2,3", "weights_of={method.lr: 2}")
+    assert code == 0, output
+    later = re.search(r"Submitted 2 of 3 runs as Slurm job (\d+)", output).group(1)
+    assert later != trains
+    wait_for(lambda: words(later) == {"PENDING (Dependency)"}, "Slurm to look at the evaluations")
+    (results / "go").touch()
+    wait_for(lambda: not alive(later), "the evaluations")
+    runs = folders(results)
+    assert {name: run.status().state for name, run in runs.items()} == dict.fromkeys(runs, "finished")
+    trained = runs.pop("box-0.05").status()
+    assert sorted(runs) == ["box-0.05-lr-1", "box-0.05-lr-3"]
+    assert all(run.status().started >= trained.ended for run in runs.values())
+
+
+def test_a_rank_that_dies_ends_its_run(results):
+    ranks = ("hydra.launcher.tasks_per_node=2", "hydra.launcher.gpus_per_node=2", "method.box=0.01", "report=null")
+    code, output = sweep(results, *ranks, "machine.waits=[0.01]", "machine.lost_ranks=[0.01]")
+    assert code == 1, output
+    assert list(states(array(results)).values()) == ["FAILED"]
+    assert folders(results)["box-0.01"].status().state == "failed"
+
+
+def test_a_rank_that_dies_ends_a_run_by_sbatch(results):
+    python = results / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\n[ "$SLURM_PROCID" = 1 ] && exit 3\nsleep 600\n')
+    python.chmod(0o755)
+    options = ["--ntasks-per-node=2", "--cpus-per-task=1", "--wait", f"--output={results}/job.txt"]
+    environment = os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["sbatch", *options, ROOT / "slurm" / "train.sbatch"], env=environment, check=False)
+    assert done.returncode != 0
+    assert "Exited with exit code 3" in (results / "job.txt").read_text()
 
 
 def test_a_queued_job_runs_the_code_of_its_submission(results):
@@ -171,59 +224,3 @@ def test_a_queued_job_runs_the_code_of_its_submission(results):
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert all(run.status().state == "finished" for run in folders(results).values())
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["machine.cluster.partition=fast"], "Slurm refused the jobs, nothing was submitted. .*partition"),
-        (["hydra.launcher.gpus_per_node=5"], "nothing was submitted. .*node configuration is not available"),
-        (["+machine.cluster.options.reservation=none"], "nothing was submitted. .*reservation"),
-        (["hydra.launcher.nodes=0"], "hydra.launcher.nodes=0: it is at least 1"),
-        (["data.root=/missing"], "data.root=/missing is no data set"),
-    ],
-)
-def test_what_slurm_refuses_is_one_message_and_nothing_is_submitted(results, overrides, message):
-    code, output = sweep(results, *overrides)
-    assert code == 1
-    assert re.search(message, output), output
-    assert "Traceback" not in output
-    assert not list(results.glob("*/*/.slurm/*.json"))
-    assert not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
-
-
-def test_without_slurm_the_launcher_says_so(tmp_path):
-    code, output = sweep(tmp_path, PATH="/nowhere")
-    assert code == 1
-    assert "hydra/launcher=slurm needs Slurm's commands" in output
-    assert "Traceback" not in output
-
-
-def test_a_controller_that_is_gone_stops_the_submission(results, tmp_path):
-    conf = tmp_path / "elsewhere.conf"
-    lines = Path(os.environ["SLURM_CONF"]).read_text().splitlines()
-    conf.write_text("\n".join("SlurmctldPort=1" if line.startswith("SlurmctldPort") else line for line in lines))
-    for name in ("gres", "cgroup"):
-        shutil.copy(Path(os.environ["SLURM_CONF"]).with_name(f"{name}.conf"), tmp_path)
-    conf.write_text(conf.read_text() + "\nMessageTimeout=2\n")
-    code, output = sweep(results, SLURM_CONF=str(conf))
-    assert code == 1
-    assert "Traceback" not in output
-    assert "squeue" in output or "sbatch" in output, output
-    assert not list(results.glob("*/*/.slurm/*.json"))
-
-
-def test_a_sweep_folder_that_cannot_be_written_submits_nothing(results):
-    disk = results / "small"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here, so none can be full")
-    try:
-        code, output = sweep(disk)
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
-    assert code == 1
-    assert os.strerror(errno.ENOSPC) in output or "the disk is full" in output
-    assert "Traceback" not in output
-    assert not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout

@@ -12,6 +12,7 @@ import torch
 
 from pose_lab.runs.checkpoints import LAST
 from pose_lab.runs.folder import RunFolder
+from pose_lab.runs.slurm import jobs
 from pose_lab.runs.train import train
 from tests.configs import TINY, composed
 from tests.conftest import ROOT
@@ -64,7 +65,7 @@ def ended(process, results) -> RunFolder:
 def wait_for(condition, process, what):
     deadline = time.monotonic() + 600
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process is None or process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.1)
 
@@ -114,14 +115,13 @@ def numbers(folder) -> dict[str, object]:
     return {name: value for name, value in folder.metrics().items() if name not in ("seconds", "commit")}
 
 
-def test_ranks_on_one_and_two_nodes_train_the_run_of_one(results, cache):
-    one = train(composed(*TINY, *STATELESS, results=results / "one", cache=cache))
+def test_two_and_four_ranks_train_the_run_of_one(results, cache):
     (results / "two").mkdir()
     (results / "four").mkdir()
     two = ["hydra.launcher.gpus_per_node=2", "hydra.launcher.tasks_per_node=2"]
-    with begin(results / "two", cache, "slurm_node", *STATELESS, *two) as on_one_node:
-        pair = ended(on_one_node, results / "two")
     with begin(results / "four", cache, "slurm_nodes", *STATELESS, *two) as on_two_nodes:
+        one = train(composed(*TINY, *STATELESS, results=results / "one", cache=cache))
+        pair = two_processes(results / "two", cache, *STATELESS)
         four = ended(on_two_nodes, results / "four")
     assert (pair.metrics()["processes"], four.metrics()["processes"]) == (2, 4)
     assert one.name.rsplit("-", 1)[1] == pair.name.rsplit("-", 1)[1] == four.name.rsplit("-", 1)[1]
@@ -131,27 +131,38 @@ def test_ranks_on_one_and_two_nodes_train_the_run_of_one(results, cache):
     assert four.metrics()["AP"] == pytest.approx(one.metrics()["AP"], abs=0.02)
 
 
-def test_a_preempted_run_is_requeued_and_ends_with_the_same_bits(results, cache):
-    unbroken = train(composed(*TINY, *WAITING, results=results / "unbroken", cache=cache))
+def sbatch(results, cache, *overrides) -> str:
+    """Submits one run without a launcher; gives the job's id. What it prints goes to job.txt."""
+    places = [f"results={results}", f"machine.cache={cache}"]
+    options = ["--parsable", "--cpus-per-task=1", f"--output={results}/job.txt", f"--chdir={ROOT}"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["sbatch", *options, ROOT / "slurm" / "train.sbatch", *TINY, *places, *overrides]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_run_by_sbatch_alone_is_preempted_and_requeued_and_ends_with_the_same_bits(results, cache):
     broken = results / "broken"
     broken.mkdir()
-    with begin(broken, cache, "slurm", *WAITING) as process:
-        wait_for(lambda: list(broken.glob("*/*/*/waits-0")), process, "the middle of an epoch")
-        important = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"]
-        subprocess.run(important, check=True, stdout=subprocess.DEVNULL)
-        wait_for(lambda: queued_again(job(broken)), process, "the preemption")
-        folder = run_folder(broken)
-        stopped = torch.load(folder.checkpoints / LAST, weights_only=True)
-        assert stopped["global_step"] == WAITS_AT + 1
-        assert folder.status().state == "interrupted"
-        subprocess.run(["scancel", "--partition=high"], check=True)
-        start_now(job(broken))
-        folder = ended(process, broken)
+    number = sbatch(broken, cache, *WAITING)
+    unbroken = train(composed(*TINY, *WAITING, results=results / "unbroken", cache=cache))
+    wait_for(lambda: list(broken.glob("*/*/*/waits-0")), None, "the middle of an epoch")
+    important = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"]
+    subprocess.run(important, check=True, stdout=subprocess.DEVNULL)
+    wait_for(lambda: queued_again(number), None, "the preemption")
+    folder = run_folder(broken)
+    stopped = torch.load(folder.checkpoints / LAST, weights_only=True)
+    assert stopped["global_step"] == WAITS_AT + 1
+    assert folder.status().state == "interrupted"
+    subprocess.run(["scancel", "--partition=high"], check=True)
+    start_now(number)
+    wait_for(lambda: not jobs([number])[number].lives, None, "the end")
+    said = (broken / "job.txt").read_text()
+    assert folder.status().state == "finished", said
     assert folder.status().attempt == 2
     assert_equal_weights(folder, unbroken)
     assert numbers(folder) == numbers(unbroken)
     assert folder.predictions.read_text() == unbroken.predictions.read_text()
-    assert "stopped by SIGTERM" in folder.log.read_text()
+    assert "stopped by SIGTERM" in said
 
 
 @pytest.mark.timeout(1500)  # Slurm looks at time limits every half minute
@@ -160,10 +171,10 @@ def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     whole, broken = results / "whole", results / "broken"
     whole.mkdir()
     broken.mkdir()
-    with begin(broken, cache, "slurm_node", *ranks, "hydra.launcher.signal_seconds=60") as process:
+    with begin(broken, cache, "slurm_node", *ranks) as process:
         wait_for(lambda: list(broken.glob("*/*/*/waits-1")), process, "the middle of an epoch")
         set_time_limit(job(broken), minutes_used(job(broken)) + 2)
-        unbroken = two_processes(whole, cache)
+        unbroken = two_processes(whole, cache, *WAITING)
         wait_for(lambda: queued_again(job(broken)), process, "the time limit")
         assert len(list(run_folder(broken).path.glob("waits-*"))) == 2
         start_now(job(broken))
@@ -176,21 +187,11 @@ def test_ranks_at_their_time_limit_save_and_are_requeued(results, cache):
     assert numbers(folder) == numbers(unbroken)
 
 
-def two_processes(results, cache) -> RunFolder:
-    """The same run without Slurm and without an interruption."""
+def two_processes(results, cache, *overrides) -> RunFolder:
+    """A run of two ranks without Slurm and without an interruption."""
     places = [f"results={results}", f"machine.cache={cache}"]
     ranks = ["machine.devices=2", "machine.strategy=ddp", "hydra.mode=RUN"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "pose_lab.run", *TINY, *WAITING, *places, *ranks]
+    command = [sys.executable, "-m", "pose_lab.run", *TINY, *overrides, *places, *ranks]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     return run_folder(results)
-
-
-def test_a_single_run_by_sbatch_alone(results, cache):
-    overrides = [*TINY, "training.epochs=1", f"results={results}", f"machine.cache={cache}"]
-    options = ["--cpus-per-task=1", "--wait", f"--output={results}/job.txt", f"--chdir={ROOT}"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    script = ROOT / "slurm" / "train.sbatch"
-    done = subprocess.run(["sbatch", *options, script, *overrides], env=os.environ | {"PATH": path}, check=False)
-    assert done.returncode == 0, (results / "job.txt").read_text()
-    assert run_folder(results).status().state == "finished"

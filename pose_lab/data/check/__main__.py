@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pose_lab.errors import complain
+
 if TYPE_CHECKING:  # imported below where they are needed: the help is there at once
     from pose_lab.data.check.findings import Findings
     from pose_lab.data.check.sources import Part, Source
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         source = named(settings["data"], root, overrides) if settings["data"] else guessed(root)
         _check(root, source, settings["images"] == "decode", Path(settings["out"]) if settings["out"] else None)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 1
     return 0
 
@@ -74,9 +76,11 @@ def _check(root: Path, source: Source, decode: bool, out: Path | None) -> None:
     from pose_lab.data.check.findings import look_at
 
     print(f"{root}: {source.how}")
+    for file, reason in source.passed_over.items():
+        print(f"  not looked at: {file}: {reason}")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {"root": str(root), "how": source.how, "splits": {}}
+    report: dict[str, Any] = {"root": str(root), "how": source.how, "not looked at": source.passed_over, "splits": {}}
     for part in source.parts:
         findings, annotations = look_at(part, decode)
         print(f"\n{table(part, findings)}")
@@ -92,7 +96,9 @@ def _check(root: Path, source: Source, decode: bool, out: Path | None) -> None:
         temporary = out / "check.json.writing"
         temporary.write_text(json.dumps(report, indent=1))
         temporary.replace(out / "check.json")
-        print(f"\nPictures and check.json are in {out}.")
+        print(
+            f"\nPictures and check.json are in {out}; in those of people (*_flips.png)\nleft is orange, right is blue."
+        )
 
 
 def table(part: Part, findings: Findings) -> str:
@@ -104,9 +110,9 @@ def table(part: Part, findings: Findings) -> str:
     most = len(findings.people_per_picture) - 1
     lines.append(_line("people in a picture", f"{_mean(findings.people_per_picture):.1f} on average, at most {most}"))
     lines.append(_line("keypoints of a person", f"{_mean(findings.visible_per_person):.1f} on average"))
+    lines.append(_line("", "".join(f"{level:>9}" for level in ("least", "quarter", "median", "quarter", "most"))))
     for name, values in findings.quantiles.items():
-        least, low, median, high, greatest = (f"{value:g}" for value in values)
-        lines.append(_line(name, f"{median} (half within {low} to {high}; {least} to {greatest})"))
+        lines.append(_line(f"{name}, pixels", "".join(f"{value:9g}" for value in values)))
     if findings.crowd_index:
         lines.append(
             _line("crowd index", ", ".join(f"{name} {count:,}" for name, count in findings.crowd_index.items()))

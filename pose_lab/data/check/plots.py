@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from pose_lab.data.check.findings import Findings
@@ -70,6 +71,10 @@ def _histogram(axes: Axes, values: NDArray[np.float64], title: str, unit: str, w
         edges = np.geomspace(max(1, values.min()), max(2, values.max() * 1.01), _BINS + 1)
         axes.hist(values, edges.tolist(), color=_COLOUR)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _sizes(axes: Axes, sizes: NDArray[np.int32]) -> None:
@@ -83,6 +88,7 @@ def _crowd(axes: Axes, index: NDArray[np.float64]) -> None:
     axes.set(title="Crowd index", xlabel="crowd index", ylabel="pictures")
     if len(known):
         axes.hist(known, _BINS, color=_COLOUR)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         axes.text(0.5, 0.5, "this data set has none", ha="center", transform=axes.transAxes, color="0.4")
         axes.set(xticks=[], yticks=[])

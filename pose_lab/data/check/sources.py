@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 from pose_lab.data.layouts import LAYOUTS
 from pose_lab.data.module import PoseDataModule
 from pose_lab.data.rules import ReadingRules
-from pose_lab.skeletons import SKELETONS, Skeleton
+from pose_lab.skeletons import COCO, SKELETONS, WHOLEBODY, Skeleton
 
 _CONFIGS = files("pose_lab.conf") / "data"
 _BASE = "loading@_here_: files"  # the configs of data sets in files begin with it
 _DEEPEST = 3  # folders below the root in which annotation files and pictures are looked for
+_SAME_NAMES = 0.8  # share of the keypoints' names that must agree; some files call a few of them otherwise
+_NO_LETTERS = re.compile(r"[^a-z0-9]+")
 _MOST = 20  # JSON files, and pictures of each, that are looked at to guess
 
 
@@ -37,10 +40,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set, and how it was found."""
+    """A data set, how it was found, and why files that could have been of it are not looked at."""
 
     how: str
     parts: tuple[Part, ...]
+    passed_over: dict[str, str] = field(default_factory=dict)
 
 
 def named(name: str, root: Path, overrides: Sequence[str] = ()) -> Source:
@@ -76,13 +80,15 @@ def guessed(root: Path) -> Source:
         others = [other for other in fitting if files.isdisjoint(part.annotations for part in fitting[other])]
         also = f"; the files of {', '.join(others)} are there too" if others else ""
         return Source(f"guessed data={name}: its files are where it expects them{also}", tuple(fitting[name]))
-    like_coco = tuple(_files_like_coco(root))
+    like_coco, passed_over = _files_like_coco(root)
     if not like_coco:
+        looked_at = "".join(f"; {file}: {reason}" for file, reason in passed_over.items())
         raise ValueError(
             f"{root.resolve()} is in no layout that is known ({', '.join(names())}), and holds no JSON file in COCO's "
-            "layout with its pictures. Give data=NAME to hear what is missing"
+            f"layout with its pictures{looked_at}. Give data=NAME to hear what is missing"
         )
-    return Source("guessed: files in COCO's layout; skeletons by their number of keypoints", like_coco)
+    how = "guessed: files in COCO's layout; skeletons by the names of their keypoints, else by their number"
+    return Source(how, tuple(like_coco), passed_over)
 
 
 def _first_readable(fitting: dict[str, list[Part]]) -> str:
@@ -135,28 +141,50 @@ def _parts(module: PoseDataModule) -> list[Part]:
     return parts
 
 
-def _files_like_coco(root: Path) -> Iterator[Part]:
+def _files_like_coco(root: Path) -> tuple[list[Part], dict[str, str]]:
+    """Annotation files with their pictures, and why others are passed over, by their names below the root."""
+    parts, passed_over = [], {}
     candidates = sorted(file for depth in range(_DEEPEST) for file in root.glob("*/" * depth + "*.json"))
     for file in candidates[:_MOST]:
         try:
-            content = json.loads(file.read_bytes())
-            people, images = content["annotations"], content["images"]
-            skeleton = _skeleton_of(people, content.get("categories"))
-            folder = _folder_of(root, [image["file_name"] for image in images[:_MOST]])
-        except (ValueError, OSError, KeyError, IndexError, TypeError):
-            continue
-        if skeleton and folder:
-            factor = None if all("area" in person for person in people) else 1.0
-            yield Part(file.stem, file, ReadingRules(skeleton, factor, bad_records="skip", images=folder), folder)
+            parts.append(_like_coco(root, file))
+        except ValueError as error:
+            passed_over[str(file.relative_to(root))] = str(error)
+    return parts, passed_over
+
+
+def _like_coco(root: Path, file: Path) -> Part:
+    """A split in COCO's layout; raises ValueError with the reason if the file is none."""
+    try:
+        content = json.loads(file.read_bytes())
+        people, names = content["annotations"], [image["file_name"] for image in content["images"][:_MOST]]
+        skeleton = _skeleton_of(people, content.get("categories"))
+        whole_body = bool(people) and "foot_kpts" in people[0]
+        with_areas = all("area" in person for person in people)
+    except (ValueError, OSError, KeyError, IndexError, TypeError):
+        raise ValueError("not in COCO's layout") from None
+    if skeleton is None:
+        raise ValueError("its keypoints are those of no known skeleton")
+    folder = _folder_of(root, names)
+    if folder is None:
+        raise ValueError(f"none of its first {len(names)} pictures is in this folder")
+    factor = None if with_areas else 1.0
+    if whole_body and skeleton is COCO:
+        rules = ReadingRules(WHOLEBODY, factor, layout="wholebody", least_confidence=0, bad_records="skip")
+        return Part(file.stem, file, rules, folder)
+    return Part(file.stem, file, ReadingRules(skeleton, factor, bad_records="skip", images=folder), folder)
 
 
 def _skeleton_of(people: list[Any], categories: Any) -> Skeleton | None:
-    """By the names of the file's keypoints, else by how many the first person has."""
+    """By the names of the file's keypoints, nearly all of which must agree; without names by how many there are."""
     counts = {len(person["keypoints"]) / 3 for person in people[:1]}
     fitting = [points for points in SKELETONS.values() if len(points) in counts]
-    given = tuple(categories[0].get("keypoints", ())) if categories else ()
-    same = [points for points in fitting if points.keypoints == given]
-    return next(iter(same or fitting), None)
+    given = [_NO_LETTERS.sub("_", name.lower()) for name in (categories or [{}])[0].get("keypoints", ())]
+    if not given:
+        return next(iter(fitting), None)
+    shares = [sum(map(str.__eq__, points.keypoints, given)) / len(points) for points in fitting]
+    best = max(zip(shares, fitting, strict=True), key=lambda pair: pair[0], default=(0.0, None))
+    return best[1] if best[0] >= _SAME_NAMES else None
 
 
 def _folder_of(root: Path, names: Sequence[str]) -> Path | None:

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from pose_lab.data.download.fetch import DownloadError, Wanted, fetch
 from pose_lab.data.download.unpack import unpack
+from pose_lab.errors import complain, said
 
 _ADDRESSES = Path(__file__).with_name("addresses.yaml")
 _ASIDE = ".download"  # below the root
@@ -52,9 +53,9 @@ def main(arguments: Sequence[str]) -> int:
         items = _chosen(_items(name, Path(settings["addresses"])), settings["only"])
         failures = _fetch_all(items, Path(settings["root"]), int(settings["parallel"]))
     except (ValueError, OSError) as error:
-        failures = [str(error)]
+        failures = [said(error)]
     for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
+        complain(failure)
     return 1 if failures else 0
 
 

@@ -76,17 +76,21 @@ def image_records(names: Sequence[str], path: Path, rules: ReadingRules) -> list
     """Records of images whose sizes the annotations do not state: ids count from 1, sizes are of the files.
 
     Raises:
-        ValueError: if `rules.images` is not given.
+        ValueError: if sizes are needed and `rules.images` is not given.
     """
-    if rules.images is None:
-        raise ValueError(f"{path} does not state the sizes of its images, so their folder must be given")
-    folder = rules.images
-    with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(lambda name: _size(folder / name), names))
+    sizes = _sizes(names, path, rules) if rules.sizes else [(0, 0)] * len(names)
     return [
         {"id": number, "file_name": name, "width": width, "height": height}
         for number, (name, (width, height)) in enumerate(zip(names, sizes, strict=True), start=1)
     ]
+
+
+def _sizes(names: Sequence[str], path: Path, rules: ReadingRules) -> list[tuple[int | None, int | None]]:
+    if rules.images is None:
+        raise ValueError(f"{path} does not state the sizes of its images, so their folder must be given")
+    folder = rules.images
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda name: _size(folder / name), names))
 
 
 def _size(file: Path) -> tuple[int | None, int | None]:

@@ -13,6 +13,7 @@ from pose_lab.data.cache import writing
 from pose_lab.data.synth.settings import SynthSettings
 from pose_lab.data.synth.sheet import contact_sheet
 from pose_lab.data.synth.write import ensure
+from pose_lab.errors import complain
 
 _USAGE = """\
 python -m pose_lab.data.synth sheet out=FILE.png [count=12] [columns=3] [zoom=3] [KEY=VALUE ...]
@@ -32,8 +33,7 @@ def main(arguments: list[str]) -> int:
         values = dict(_pair(argument) for argument in arguments[1:])
         print((_sheet if arguments[0] == "sheet" else _make_set)(values))
     except (ValueError, OSError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else error
-        print(f"error: {said}", file=sys.stderr)
+        complain(error)
         return 1
     return 0
 

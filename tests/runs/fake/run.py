@@ -25,6 +25,10 @@ def fingerprint(cfg: DictConfig) -> str:
     return "synth"
 
 
+def is_decided(cfg: DictConfig) -> bool:
+    return cfg.data.root is None
+
+
 def prepare(cfg: DictConfig) -> str:
     return f"{cfg.data.name}: no pictures at all"
 
@@ -40,6 +44,8 @@ def logs(_: DictConfig) -> str:
 @hydra.main(version_base="1.3", config_path=".", config_name="fake")
 def main(cfg: DictConfig) -> None:
     folder = RunFolder(run_folder(cfg, fingerprint(cfg)))
+    if cfg.method.box in cfg.machine.lost_ranks and os.environ.get("SLURM_PROCID", "0") != "0":
+        sys.exit(3)
     stubborn = cfg.method.box in cfg.machine.stubborn
     signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(143))
     while cfg.method.box in cfg.machine.late:
