@@ -2,7 +2,7 @@
 
 IN is any file that `checkpoint=` takes. Tensors keep their published names and the type that they are stored in
 (float16 in most published files); what training left beside the weights is dropped. The metadata say whose weights
-these are, their keypoints, channels, repeats and anchors (pixels), and the SHA-256 of IN.
+these are, their keypoints, the network's numbers (of KAPAO also the anchors, pixels), and the SHA-256 of IN.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
-from pose_lab.checkpoints.kapao import architecture
+from pose_lab.checkpoints import hrnet, kapao
 from pose_lab.checkpoints.reading import TRAINED_BY, Weights, content_hash, open_weights
 from pose_lab.checkpoints.state import OWN
 from pose_lab.errors import complain
 
 SUFFIX = ".safetensors"
+# by method on HRNet: the tensor of its heatmap head, and the number of keypoints from the number of its outputs
+HEADS = {
+    "DEKR": ("head_heatmap.1.weight", lambda outputs: outputs - 1),  # one is the centre's
+    "HigherHRNet": ("final_layers.0.weight", lambda outputs: outputs // 2),  # half are tags
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,12 +75,28 @@ def metadata(weights: Weights) -> dict[str, str]:
     Raises:
         ValueError: the weights are of no architecture that is known here.
     """
-    found = asdict(architecture(weights))
-    keypoints = found.pop("num_keypoints")
-    of_method = {"method": "YOLOv5 detector"} if keypoints is None else {"method": "KAPAO", "keypoints": str(keypoints)}
+    on_hrnet = any(name.startswith("stage2.") for name in weights.tensors)
+    method, keypoints, found = _on_hrnet(weights) if on_hrnet else _kapao(weights)
+    of_method = {"method": method} if keypoints is None else {"method": method, "keypoints": str(keypoints)}
     source = {"source_format": weights.format, "source_sha256": content_hash(weights.path)}
     source |= {TRAINED_BY: OWN} if weights.own else {}
     return of_method | {name: json.dumps(value) for name, value in found.items()} | source
+
+
+def _kapao(weights: Weights) -> tuple[str, int | None, dict[str, Any]]:
+    found = asdict(kapao.architecture(weights))
+    keypoints = found.pop("num_keypoints")
+    return "YOLOv5 detector" if keypoints is None else "KAPAO", keypoints, found
+
+
+def _on_hrnet(weights: Weights) -> tuple[str, int | None, dict[str, Any]]:
+    found = hrnet.architecture(weights)
+    for method, (head, keypoints) in HEADS.items():
+        if head in weights.tensors and weights.tensors[head].shape:
+            return method, keypoints(weights.tensors[head].shape[0]), found
+    if hrnet.is_trunk(weights):
+        return "HRNet", None, found
+    raise ValueError(f"{weights.path} has the trunk of an HRNet, but the head of no method that is known here")
 
 
 def _read(weights: Weights) -> dict[str, Tensor]:

@@ -30,12 +30,16 @@ def config_changes(weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: there is no trunk of an HRNet in it.
     """
-    found = _numbers(weights)
+    found = architecture(weights)
     return {key: value for key, value in found.items() if value != net[key]}
 
 
-def _numbers(weights: Weights) -> dict[str, Any]:
-    """Width, exchanges per stage, blocks per branch, channels and bottlenecks of the stem."""
+def architecture(weights: Weights) -> dict[str, Any]:
+    """Width, exchanges per stage, blocks per branch, channels and bottlenecks of the stem: arguments of `HRNet`.
+
+    Raises:
+        ValueError: there is no trunk of an HRNet.
+    """
     modules: list[int] = []
     blocks, stage = 0, 2
     while count := _count(weights, rf"stage{stage}\.(\d+)\."):

@@ -7,7 +7,7 @@ network sees in pictures (`candidates`) and how people are made of that (`people
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -201,6 +201,19 @@ class PoseMethod(LightningModule):
     @property
     def _global_batch(self) -> int:
         return int(self.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
+
+
+def frame_sides(image_size: int | Sequence[int], stride: int) -> tuple[int, ...]:
+    """Side, or height and width, of the network's input in pixels.
+
+    Raises:
+        ValueError: a side is no multiple of the network's largest stride.
+    """
+    sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
+    uneven = [side for side in sides if side % stride]
+    if uneven:
+        raise ValueError(f"data.image_size {uneven[0]} is no multiple of {stride}, the network's largest stride")
+    return sides
 
 
 def _skeleton(value: Skeleton | str) -> Skeleton:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pose_lab.methods.base import PoseMethod
+from pose_lab.methods.base import PoseMethod, frame_sides
 from pose_lab.nets.hrnet import HRNet
 from pose_lab.poses import Predictions
 from pose_lab.skeletons import Skeleton
@@ -45,7 +45,7 @@ class BottomUp(PoseMethod):
         super().__init__(skeleton, net, optimisation)
         self.scales = _scales(test_time["scales"])
         self.flip = bool(test_time["flip"])
-        _check_frame(image_size, net.stride)
+        frame_sides(image_size, net.stride)
         for name, values in normalisation.items():
             self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
         self.register_buffer("mirrored", torch.tensor(skeleton.flip), persistent=False)
@@ -86,10 +86,3 @@ def _scales(scales: Sequence[float]) -> tuple[float, ...]:
     if not scales or not all(scale > 0 for scale in scales) or len(set(scales)) < len(scales):
         raise ValueError(f"test_time.scales is {list(scales)}: give one or more different numbers above 0")
     return tuple(sorted((float(scale) for scale in scales), reverse=True))
-
-
-def _check_frame(image_size: int | Sequence[int], stride: int) -> None:
-    sides = [image_size] if isinstance(image_size, int) else image_size
-    uneven = [side for side in sides if side % stride]
-    if uneven:
-        raise ValueError(f"data.image_size {uneven[0]} is no multiple of {stride}, the network's largest stride")

@@ -23,7 +23,7 @@ from torchmetrics import Metric
 
 from pose_lab.checkpoints import kapao as published
 from pose_lab.checkpoints.reading import Weights
-from pose_lab.methods.base import PoseMethod
+from pose_lab.methods.base import PoseMethod, frame_sides
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.metrics.fusion_rate import FusionRate
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
@@ -715,8 +715,7 @@ class Kapao(PoseMethod):
         self.passes = passes(**(test_time or {"scales": [1.0], "flips": [False]}))
         self.max_ratio = max_ratio
         self.level_weights = tuple(level_weights)
-        sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
-        _check_frame(sides, max(network.strides))
+        sides = frame_sides(image_size, max(network.strides))
         self.gains = _scaled_gains(gains, gain_reference, max(sides), len(network.strides), network.num_classes)
         self.register_buffer("strides", torch.tensor(network.strides), persistent=False)
         self.register_buffer("mirrored", torch.tensor(keypoints.flip), persistent=False)
@@ -832,12 +831,6 @@ def _scaled_gains(
     scale["objectness"] *= (image_size / reference["image_size"]) ** 2
     scale["class"] *= classes / reference["classes"]
     return {name: gain * scale[name] for name, gain in gains.items()}
-
-
-def _check_frame(sides: Sequence[int], stride: int) -> None:
-    uneven = [side for side in sides if side % stride]
-    if uneven:
-        raise ValueError(f"data.image_size {uneven[0]} is no multiple of {stride}, the network's largest stride")
 
 
 def _check_numbers(labels: Labels, num_keypoints: int, level_weights: Sequence[float], strides: Sequence[int]) -> None:

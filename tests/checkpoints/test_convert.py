@@ -15,6 +15,9 @@ from pose_lab.checkpoints.convert import convert, main
 from pose_lab.checkpoints.reading import open_weights
 from tests.checkpoints.crafted import save_published, tiny_net
 from tests.conftest import fixture_path
+from tests.methods.dekr_cases import tiny_net as tiny_dekr
+from tests.methods.higherhrnet_cases import tiny_net as tiny_higherhrnet
+from tests.nets.test_hrnet import tiny_trunk
 
 
 def test_the_command_converts_the_official_file(tmp_path):
@@ -50,6 +53,21 @@ def test_a_converted_file_loads_and_converts_again(tmp_path):
     convert(tmp_path / "b.safetensors", tmp_path / "b.safetensors")  # in its own place
     assert (tmp_path / "b.safetensors").read_bytes() != first  # its source is now another file
     assert load_file(tmp_path / "b.safetensors").keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "keypoints"),
+    [("DEKR", tiny_dekr, "5"), ("HigherHRNet", tiny_higherhrnet, "5"), ("HRNet", lambda _: tiny_trunk(), None)],
+)
+def test_methods_on_hrnet(tmp_path, method, network, keypoints):
+    state = network(5).state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    with safe_open(tmp_path / "b.safetensors", "pt") as file:
+        said = file.metadata()
+    assert (said["method"], said.get("keypoints")) == (method, keypoints)
+    assert json.loads(said["width"]) == 4
+    assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(tmp_path / "b.safetensors").items())
 
 
 def bad_files(folder):
