@@ -5,39 +5,29 @@ Run with `OMP_NUM_THREADS=1 python -m benchmarks.bench_dekr`; everything is meas
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
-import pose_lab.conf
+from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, training_step
 from pose_lab.methods.dekr import STRIDE, Dekr, Inference, Maps, decode, suppress
 from pose_lab.nets.dekr import DEKRNet
-from pose_lab.poses import Batch, Instances
-from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import COCO
 
-CONFIG = yaml.safe_load((Path(pose_lab.conf.__path__[0]) / "method" / "dekr.yaml").read_text())
+CONFIG = config_of("dekr")
 CONFIG["inference"]["heat_scores"] = True  # as the config's losses say
 SIDE, PEOPLE = 160, 30  # cells, people
 PUBLISHED_MS = 24.0  # on one core of the machine of the issue
 FLIP = torch.tensor(COCO.flip)
 
 
-def _milliseconds(action: Callable[[], Any], repeats: int) -> float:
+def _median(action: Callable[[], Any], repeats: int) -> float:
     action()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        action()
-        times.append(time.process_time() - start)
-    return 1000 * median(times)
+    return median(milliseconds(action) for _ in range(repeats))
 
 
 def _crowd() -> Maps:
@@ -73,55 +63,19 @@ def post_processing(repeats: int = 50) -> list[dict[str, Any]]:
 
     people = int(suppress(decode([maps], FLIP, settings), settings)[1].sum())
     assert people == PEOPLE, f"{people} people found, {PEOPLE} drawn"
-    pairs = [(_milliseconds(ours, 1), _milliseconds(lambda: _enlarged(maps), 1)) for _ in range(repeats)]
+    pairs = [(_median(ours, 1), _median(lambda: _enlarged(maps), 1)) for _ in range(repeats)]
     value, enlarging = (median(column) for column in zip(*pairs, strict=True))
     what = f"DEKR post-processing, {PEOPLE} people, maps of {SIDE} x {SIDE}, flip"
     numbers = {"published": PUBLISHED_MS, "enlarging alone": enlarging, "ratio": enlarging / value}
     return [{"what": what, "value": value, "unit": "ms", "target": 3.0, **numbers}]
 
 
-def batch_of(images: int, size: int, per_image: int) -> Batch:
-    torch.manual_seed(0)
-    count = images * per_image
-    corner = torch.rand(count, 2) * size / 2
-    sides = (0.2 + 0.3 * torch.rand(count, 2)) * size
-    points = corner[:, None] + torch.rand(count, len(COCO), 2) * sides[:, None]
-    visibility = torch.randint(0, 3, (count, len(COCO), 1))
-    people = Instances(
-        image_index=torch.arange(images).repeat_interleave(per_image),
-        boxes=torch.cat((corner, corner + sides), 1),
-        keypoints=torch.cat((points, visibility), 2),
-        labelled=visibility[..., 0] > 0,
-        areas=sides.prod(1),
-        zoom=torch.ones(count),
-        ignore=torch.zeros(count, dtype=torch.bool),
-    )
-    pictures = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8)
-    maps = torch.eye(2, 3, dtype=torch.float64).expand(images, 2, 3)
-    return Batch(pictures, people, maps, torch.full((images, 2), size), torch.arange(images))
-
-
-def training_step(images: int, size: int, repeats: int = 5, **changes: Any) -> list[dict[str, Any]]:
-    """Forward, losses and backward over forward and backward of the bare network; the two alternate."""
-    net = {key: value for key, value in CONFIG["net"].items() if not key.startswith("_")} | changes
-    left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
-    numbers = {key: value for key, value in CONFIG.items() if key not in left_out}
-    numbers["test_time"] = {"scales": [1.0], "flip": True}
+def step(images: int, size: int, repeats: int = 5, **changes: Any) -> list[dict[str, Any]]:
+    net = net_of(CONFIG) | changes
+    numbers = numbers_of(CONFIG) | {"test_time": {"scales": [1.0], "flip": True}}
     method = Dekr(COCO, lambda num_keypoints: DEKRNet(num_keypoints, **net), image_size=size, **numbers)
-    batch = batch_of(images, size, 4)
-    gradients = [torch.randn_like(out) for out in method.net(batch.images / 255)]
-
-    def bare() -> None:
-        torch.autograd.backward(method.net(batch.images / 255), gradients)
-
-    def whole() -> None:
-        torch.stack(tuple(method.losses(batch).values())).sum().backward()
-
-    pairs = [(_milliseconds(bare, 1), _milliseconds(whole, 1)) for _ in range(repeats)]
-    ratio = median(whole / bare for bare, whole in pairs)
-    what = f"DEKR training step over the bare network's, {images} pictures of {size}, width {net['width']}"
-    milliseconds = median(pair[1] for pair in pairs)
-    return [{"what": what, "value": ratio, "unit": "x", "target": 1.15, "milliseconds": milliseconds}]
+    what = f"DEKR, {images} pictures of {size}, width {net['width']}:"
+    return [training_step(method, batch_of(images, size, 4), what, 1.15, repeats)]
 
 
 def measure() -> list[dict[str, Any]]:
@@ -131,7 +85,7 @@ def measure() -> list[dict[str, Any]]:
     try:
         small = {"width": 12, "modules": [1, 1], "blocks": 2, "stem": 16, "stem_blocks": 1}
         small |= {"offset_channels": 4, "offset_blocks": 1}
-        return post_processing() + training_step(8, 96, **small) + training_step(1, 256, repeats=3)
+        return post_processing() + step(8, 96, **small) + step(1, 256, repeats=3)
     finally:
         torch.set_num_threads(threads)
 

@@ -5,37 +5,26 @@ Run with `OMP_NUM_THREADS=1 python -m benchmarks.bench_higherhrnet`; everything 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
-import pose_lab.conf
-from benchmarks.bench_dekr import batch_of
+from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, training_step
 from pose_lab.methods.bottom_up_scene import crowd, tagged_maps
 from pose_lab.methods.higherhrnet import Candidates, Found, HigherHRNet, Inference, find
 from pose_lab.nets.higherhrnet import HigherHRNet as Network
 from pose_lab.ops.heatmaps import enlarged
-from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import COCO
 
-CONFIG = yaml.safe_load((Path(pose_lab.conf.__path__[0]) / "method" / "higherhrnet.yaml").read_text())
+CONFIG = config_of("higherhrnet")
 FRAME, PEOPLE = (640, 640), 26
 PUBLISHED_MS = 3049.0  # the published code on one core of another machine, its enlarging of the maps apart
 SCANNED = 2  # people whose refinement the reference does
-
-
-def _milliseconds(action: Callable[[], Any]) -> float:
-    start = time.process_time()
-    action()
-    return 1000 * (time.process_time() - start)
 
 
 def _scan(heat: Tensor, tags: Tensor, means: Tensor) -> list[tuple[int, float]]:
@@ -82,7 +71,7 @@ def post_processing(repeats: int = 20) -> list[dict[str, Any]]:
         "pooling enlarged maps": lambda: F.max_pool2d(heat, settings.window, 1, settings.window // 2),
         f"whole scans for {SCANNED} people": lambda: _scan(heat, tags, means),
     }
-    rounds = [{name: _milliseconds(action) for name, action in actions.items()} for _ in range(repeats)]
+    rounds = [{name: milliseconds(action) for name, action in actions.items()} for _ in range(repeats)]
     times = {name: median(one[name] for one in rounds) for name in actions}
     value = times.pop("ours")
     scanning = times[f"whole scans for {SCANNED} people"] * PEOPLE / SCANNED
@@ -92,30 +81,12 @@ def post_processing(repeats: int = 20) -> list[dict[str, Any]]:
     return [{"what": what, "value": value, "unit": "ms", "target": 100.0, **numbers, "ratio": reference / value}]
 
 
-def training_step(images: int, size: int, repeats: int = 5, **changes: Any) -> list[dict[str, Any]]:
-    """Forward, losses and backward over forward and backward of the bare network; the two alternate."""
-    net = {key: value for key, value in CONFIG["net"].items() if not key.startswith("_")} | changes
-    left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
-    numbers = {key: value for key, value in CONFIG.items() if key not in left_out}
-    numbers["test_time"] = {"scales": [1.0], "flip": True}
+def step(images: int, size: int, repeats: int = 5, **changes: Any) -> list[dict[str, Any]]:
+    net = net_of(CONFIG) | changes
+    numbers = numbers_of(CONFIG) | {"test_time": {"scales": [1.0], "flip": True}}
     method = HigherHRNet(COCO, lambda num_keypoints: Network(num_keypoints, **net), image_size=size, **numbers)
-    batch = batch_of(images, size, 4)
-    heat, tags = method.net(batch.images / 255)
-    gradients = [torch.randn_like(out) for out in (*heat, tags)]
-
-    def bare() -> None:
-        heat, tags = method.net(batch.images / 255)
-        torch.autograd.backward((*heat, tags), gradients)
-
-    def whole() -> None:
-        torch.stack(tuple(method.losses(batch).values())).sum().backward()
-
-    whole()
-    pairs = [(_milliseconds(bare), _milliseconds(whole)) for _ in range(repeats)]
-    ratio = median(whole / bare for bare, whole in pairs)
-    what = f"HigherHRNet training step over the bare network's, {images} pictures of {size}, width {net['width']}"
-    milliseconds = median(pair[1] for pair in pairs)
-    return [{"what": what, "value": ratio, "unit": "x", "milliseconds": milliseconds}]
+    what = f"HigherHRNet, {images} pictures of {size}, width {net['width']}:"
+    return [training_step(method, batch_of(images, size, 4), what, None, repeats)]
 
 
 def measure() -> list[dict[str, Any]]:
@@ -124,7 +95,7 @@ def measure() -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     try:
         small = {"width": 12, "modules": [1, 1], "blocks": 2, "stem": 16, "stem_blocks": 1, "residual_blocks": 1}
-        return post_processing() + training_step(8, 96, **small) + training_step(1, 256, repeats=3)
+        return post_processing() + step(8, 96, **small) + step(1, 256, repeats=3)
     finally:
         torch.set_num_threads(threads)
 

@@ -5,37 +5,26 @@ Run with `OMP_NUM_THREADS=1 python -m benchmarks.bench_kapao`; everything is mea
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-import yaml
 
-import pose_lab.conf
 from benchmarks.kapao_reference import people_of
+from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, training_step
 from pose_lab.methods.kapao import Inference, Kapao, counted, find_people
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.nets.csp import CSPPose
 from pose_lab.nets.folded import FREEZING, folded
-from pose_lab.poses import Batch, Instances, Predictions
-from pose_lab.runs.train import LABELS
-from pose_lab.skeletons import COCO, Skeleton
+from pose_lab.poses import Predictions
+from pose_lab.skeletons import COCO
 
-CONFIG = yaml.safe_load((Path(pose_lab.conf.__path__[0]) / "method" / "kapao.yaml").read_text())
+CONFIG = config_of("kapao")
 PUBLISHED_INFERENCE = CONFIG["inference"] | CONFIG["published_inference"]
 FRAME, ROWS, PEOPLE = (720, 1280), 102_000, 30
 SEED = 7  # the draw with 81 poses, 30 of them above 0.3, and 300 keypoint objects after suppression
 PUBLISHED_MS = 14.2  # the published code on one core of another machine: 4.8 suppression, 9.4 fusion
-
-
-def _milliseconds(action: Callable[[], Any]) -> float:
-    start = time.process_time()
-    action()
-    return 1000 * (time.process_time() - start)
 
 
 @torch.inference_mode()
@@ -55,7 +44,7 @@ def post_processing(repeats: int = 100) -> list[dict[str, Any]]:
         return people_of(rows[0], FRAME, len(COCO), settings)
 
     _check_equal(ours(), *reference())
-    pairs = [(_milliseconds(reference), _milliseconds(ours)) for _ in range(repeats)]
+    pairs = [(milliseconds(reference), milliseconds(ours)) for _ in range(repeats)]
     what = f"KAPAO post-processing, {PEOPLE} people, {ROWS:,} rows"
     best = min(ours for _, ours in pairs)
     milliseconds = {"unit": "ms", "target": 3.0, "best": best, "published": PUBLISHED_MS}
@@ -73,52 +62,14 @@ def _check_equal(found: Predictions, poses: Any, scores: Any) -> None:
         raise RuntimeError("the post-processing and its reference find different people")
 
 
-def _batch(images: int, size: int, per_image: int, skeleton: Skeleton) -> Batch:
-    torch.manual_seed(0)
-    count, num_keypoints = images * per_image, len(skeleton)
-    corner = torch.rand(count, 2) * size / 2
-    sides = (0.2 + 0.3 * torch.rand(count, 2)) * size
-    points = corner[:, None] + torch.rand(count, num_keypoints, 2) * sides[:, None]
-    visibility = torch.randint(0, 3, (count, num_keypoints, 1))
-    people = Instances(
-        image_index=torch.arange(images).repeat_interleave(per_image),
-        boxes=torch.cat((corner, corner + sides), 1),
-        keypoints=torch.cat((points, visibility), 2),
-        labelled=visibility[..., 0] > 0,
-        areas=sides.prod(1),
-        zoom=torch.ones(count),
-        ignore=torch.zeros(count, dtype=torch.bool),
-    )
-    pictures = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8)
-    maps = torch.eye(2, 3, dtype=torch.float64).expand(images, 2, 3)
-    return Batch(pictures, people, maps, torch.full((images, 2), size), torch.arange(images))
-
-
 def _method(size: int, width: float) -> Kapao:
-    net = {key: value for key, value in CONFIG["net"].items() if not key.startswith("_")}
-    net |= {"width": width, "depth": 0.33, "anchor_scale": size / 1280}
-    left_out = (*LABELS, "defaults", "_target_", "skeleton", "net", "image_size")
-    numbers = {key: value for key, value in CONFIG.items() if key not in left_out}
-    return Kapao(COCO, lambda num_keypoints: CSPPose(num_keypoints, **net), image_size=size, **numbers)
+    net = net_of(CONFIG) | {"width": width, "depth": 0.33, "anchor_scale": size / 1280}
+    return Kapao(COCO, lambda num_keypoints: CSPPose(num_keypoints, **net), image_size=size, **numbers_of(CONFIG))
 
 
-def training_step(images: int, size: int, width: float, repeats: int = 8) -> list[dict[str, Any]]:
-    """Forward, loss and backward over forward and backward of the bare network; the two alternate."""
-    method, batch = _method(size, width), _batch(images, size, 4, COCO)
-    gradients = [torch.randn_like(out) for out in method.net(batch.images / 255)]
-
-    def bare() -> None:
-        torch.autograd.backward(method.net(batch.images / 255), gradients)
-
-    def whole() -> None:
-        torch.stack(tuple(method.losses(batch).values())).sum().backward()
-
-    whole()
-    pairs = [(_milliseconds(bare), _milliseconds(whole)) for _ in range(repeats)]
-    ratio = median(whole / bare for bare, whole in pairs)
-    what = f"KAPAO training step over the bare network's, {images} pictures of {size}, width {width}"
-    milliseconds = median(pair[1] for pair in pairs)
-    return [{"what": what, "value": ratio, "unit": "x", "target": 1.1, "milliseconds": milliseconds}]
+def step(images: int, size: int, width: float, repeats: int = 8) -> list[dict[str, Any]]:
+    what = f"KAPAO, {images} pictures of {size}, width {width}:"
+    return [training_step(_method(size, width), batch_of(images, size, 4), what, 1.1, repeats)]
 
 
 @torch.inference_mode()
@@ -132,7 +83,7 @@ def forward(size: int, width: float, repeats: int = 10) -> list[dict[str, Any]]:
         outputs = {name: form(picture) for name, form in forms.items()}
     for levels in zip(*outputs.values(), strict=True):
         torch.testing.assert_close(levels[1:], (levels[0],) * 2, rtol=1e-3, atol=1e-3)
-    rounds = [{name: _milliseconds(partial(form, picture)) for name, form in forms.items()} for _ in range(repeats)]
+    rounds = [{name: milliseconds(partial(form, picture)) for name, form in forms.items()} for _ in range(repeats)]
     rows = []
     for name, words in (("folded", "folded and channels last"), ("compiled", "folded and compiled")):
         value = median(times["plain"] / times[name] for times in rounds)
@@ -147,9 +98,7 @@ def measure() -> list[dict[str, Any]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return (
-            post_processing() + forward(640, 0.5) + training_step(32, 128, 0.25) + training_step(2, 640, 0.5, repeats=3)
-        )
+        return post_processing() + forward(640, 0.5) + step(32, 128, 0.25) + step(2, 640, 0.5, repeats=3)
     finally:
         torch.set_num_threads(threads)
 
