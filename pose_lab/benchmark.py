@@ -10,8 +10,9 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pose_lab.errors import complain
 from pose_lab.runs import resolvers, search_path
-from pose_lab.runs.errors import run_command, said
+from pose_lab.runs.errors import run_command
 
 resolvers.register()
 search_path.register()
@@ -36,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         settings = OmegaConf.to_container(cfg.latency, resolve=True)
         benchmark.write(folder, timings, where, {"checkpoint": cfg.checkpoint, **cast(dict[str, Any], settings)})
     except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
-        print(f"error: {said(error)}", file=sys.stderr)
+        complain(error)
         sys.exit(1)
     weights = "untrained" if cfg.checkpoint is None else Path(cfg.checkpoint).name
     title = f"{cfg.method.name} ({weights}), {where['gpu'] or where['processor']}, {where['threads']} threads"

@@ -16,8 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from pose_lab.errors import complain
 from pose_lab.runs import formats, launcher, report, resolvers, search_path, slurm_launcher
-from pose_lab.runs.errors import said
 from pose_lab.runs.identity import resolved, sweep_folder
 from pose_lab.runs.table import console
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formats.show(made, screen)
         files = formats.write(made)
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {said(error)}", file=sys.stderr)
+        complain(error)
         sys.exit(1)
     screen.print("\n".join(map(str, files)), soft_wrap=True, markup=False)
 

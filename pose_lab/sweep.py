@@ -25,8 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from pose_lab.compare import find
+from pose_lab.errors import complain
 from pose_lab.runs import slurm
-from pose_lab.runs.errors import said
 from pose_lab.runs.files import read_json
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.launcher import log_figure, write_report
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         COMMANDS[name](rest, console())
     except (OSError, ValueError, SlurmError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {said(error)}", file=sys.stderr)
+        complain(error)
         sys.exit(1)
 
 

@@ -2,7 +2,7 @@
 
 IN is any file that `checkpoint=` takes. Tensors keep their published names and the type that they are stored in
 (float16 in most published files); what training left beside the weights is dropped. The metadata say whose weights
-these are, their keypoints, the network's numbers (of KAPAO also the anchors, pixels), and the SHA-256 of IN.
+these are, their keypoints, the numbers of the network (of KAPAO; anchors in pixels) or its HRNet, and SHA-256 of IN.
 """
 
 from __future__ import annotations

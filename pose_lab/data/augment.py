@@ -81,8 +81,8 @@ class Augmentation:
         self._check_turning()
 
     def in_epoch(self, epoch: int, epochs: int | None) -> Augmentation:
-        """The changes of one epoch, counted from 0, of a training of so many; None: without an end."""
-        closed = epochs is not None and epoch >= epochs - self.close_mosaic
+        """The changes of one epoch, counted from 0, of a training of so many; None or below 0: without an end."""
+        closed = epochs is not None and 0 <= epochs <= epoch + self.close_mosaic
         return replace(self, mosaic=0.0) if closed else self
 
     @property

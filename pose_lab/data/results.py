@@ -104,7 +104,7 @@ def read_results(
         raise FileNotFoundError(f"results {path} do not exist")
     reading = video_records if videos else _folder_records if path.is_dir() else _file_records
     records = reading(path)
-    reader = _Reader(path, annotations, skeleton, unknown_images, most)
+    reader = _Reader(path, annotations, skeleton, unknown_images, most, videos)
     with closing(records):  # an error ends the display of progress before it is told
         numbered = enumerate(records)
         while piece := list(islice(numbered, RECORDS_AT_A_TIME)):
@@ -182,7 +182,9 @@ class _Reader:
         skeleton: Skeleton,
         unknown_images: UnknownImages,
         most: int | None,
+        videos: bool,
     ) -> None:
+        self.videos = videos
         self.path, self.annotations, self.skeleton, self.unknown_images = path, annotations, skeleton, unknown_images
         self.most, self.surplus, self.drop_at = most, 0, SURPLUS_FROM
         self.rows_by_id = {image: row for row, image in enumerate(annotations.image_ids.tolist())}
@@ -202,7 +204,12 @@ class _Reader:
             return
         indices = np.array(
             [
-                (row, n, *(self._whole_number(n, record, field) for field in ("annotation_id", "track_id")))
+                (
+                    row,
+                    n,
+                    self._whole_number(n, record, "annotation_id"),
+                    self._whole_number(n, record, "track_id") if self.videos else -1,  # elsewhere it means nothing
+                )
                 for row, (n, record) in zip(rows, known, strict=True)
             ]
         )

@@ -40,6 +40,8 @@ def _as_record(person: Any, name: str) -> Record:
     if missing:
         raise ValueError(f"{name} has no {' and no '.join(missing)}")
     keypoints, scores = person["keypoints"], person.get("scores")
+    if not isinstance(keypoints, list):
+        raise ValueError(f"{name} has no list of keypoints")
     if scores:
         keypoints = _scored(keypoints, scores, name)
     record = person | {"keypoints": keypoints}

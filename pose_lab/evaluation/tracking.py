@@ -123,7 +123,8 @@ def _outside_regions(annotations: Annotations, people: Tracks) -> Tracks:
     present = people.present.copy()
     for image, polygon in _regions(annotations):
         rows = np.flatnonzero(people.frame == image)
-        inside = Polygon(polygon).contains_points(people.keypoints[rows].reshape(-1, 2))
+        points = people.keypoints[rows].reshape(-1, 2) - annotations.pixel_shift  # regions are as in the file
+        inside = Polygon(polygon).contains_points(points)
         present[rows] &= ~inside.reshape(len(rows), -1)
     kept = present.any(1)
     return Tracks(

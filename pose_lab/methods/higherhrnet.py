@@ -273,8 +273,10 @@ class Inference(Grouping):
         super().__post_init__()
         if self.max_peaks < 1:
             raise ValueError(f"inference.max_peaks is {self.max_peaks}, but must be at least 1")
-        if self.window % 2 == 0:
-            raise ValueError(f"inference.window is {self.window}, but a window needs a middle: give an odd number")
+        if not isinstance(self.window, int) or self.window < 1 or self.window % 2 == 0:
+            raise ValueError(
+                f"inference.window is {self.window}, but a window needs a middle: give an odd whole number"
+            )
         if self.min_score < 0:
             raise ValueError(f"inference.min_score is {self.min_score}, but must be at least 0")
 
@@ -464,6 +466,11 @@ class HigherHRNet(BottomUp):
             raise ValueError(
                 f"losses.heatmaps is {list(self.weights.heatmaps)}: give a weight for each of the network's "
                 f"{len(network.strides)} resolutions, one of them not 0"
+            )
+        if not self.weights.heatmaps[-1]:
+            raise ValueError(
+                f"losses.heatmaps is {list(self.weights.heatmaps)}: nobody would learn or ask the finest maps: use "
+                "fewer net.enlargements instead"
             )
 
     @classmethod

@@ -45,6 +45,8 @@ class HigherHRNet(HRNet):
         init_std: float,
     ) -> None:
         super().__init__(width, modules, blocks, stem, stem_blocks, all_outputs=False, norm_momentum=norm_momentum)
+        if not 0 <= enlargements < STRIDE.bit_length():
+            raise ValueError(f"net.enlargements is {enlargements}, but must lie in 0..{STRIDE.bit_length() - 1}")
         self.num_keypoints, self.concatenate = num_keypoints, concatenate
         outputs = [2 * num_keypoints] + [num_keypoints] * enlargements
         self.final_layers = nn.ModuleList(nn.Conv2d(width, channels, 1) for channels in outputs)

@@ -147,8 +147,8 @@ def _difference() -> tuple[str, list[str]]:
         with suppress(FileNotFoundError):
             shutil.copyfile(PACKAGE / (_git("rev-parse", "--git-path", "index") or "").strip(), index)
         announce = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
-        if new:
-            _git("-C", str(top), "--literal-pathspecs", *announce, given="\0".join(new), index=index)
+        if new and _git("-C", str(top), "--literal-pathspecs", *announce, given="\0".join(new), index=index) is None:
+            left_out += [f"{name} (git could not read it)" for name in new]
         text = _git("-C", str(top), "diff", "--no-ext-diff", "--no-color", "HEAD", index=index) or ""
     kept, used = [], 0
     for part in re.split(r"^(?=diff --git )", text, flags=re.MULTILINE):

@@ -136,7 +136,7 @@ class RunFolder:
         """Holds the run, so that no second process trains it.
 
         Args:
-            say: is told once who holds the run, which is then waited for; None: that is an error.
+            say: is told of everyone who holds the run, which is then waited for; None: that is an error.
 
         Raises:
             RunBusyError: another process holds it.

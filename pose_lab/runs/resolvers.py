@@ -22,12 +22,14 @@ def by_scale(demo: Any, gpu: Any, paper: Any, *, _root_: Container) -> Any:
     return {"demo": demo, "gpu": gpu, "paper": paper}[scale]
 
 
-def loaders() -> int:
-    """`${loaders:}`: loader processes for a Slurm job: the CPUs that each of its processes asked for, but its own one.
+def loaders(elsewhere: int = 0) -> int:
+    """`${loaders:8}`: loader processes for a Slurm job: the CPUs that each of its processes asked for, but its own one.
 
-    Outside of a job 0: the run's process loads by itself.
+    Args:
+        elsewhere: how many there are outside of a job; with 0 the run's process loads by itself.
     """
-    return max(0, int(os.environ.get("SLURM_CPUS_PER_TASK", 1)) - 1)
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+    return elsewhere if cpus is None else max(0, int(cpus) - 1)
 
 
 def register() -> None:

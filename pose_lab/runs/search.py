@@ -34,6 +34,7 @@ from pose_lab.runs.files import read_json, read_table, write_file, write_json, w
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.words import percent
 
+CHECKED = 20_000  # points that are looked at beforehand, at most: alone all, together as many as that
 CONFIGURED, ALONE, ASCENT = "configured", "alone", "ascent"  # steps of the search
 _OF_BATCH = ("to_input", "sizes", "image_ids")  # what the post-processing needs beside the candidates
 
@@ -95,18 +96,26 @@ def check(method: PoseMethod, settings: Search) -> None:
     unknown = {*settings.values, *settings.stored_with} - set(known)
     if unknown:
         raise ValueError(f"search names {', '.join(sorted(unknown))}, but method.inference has: {', '.join(known)}")
+    start: Point = tuple(getattr(configured, name) for name in settings.values)
+    points = [start, *(point for _, point in settings.alone(start))]
+    everywhere = [(first, *values) for first, values in zip(start, settings.values.values(), strict=True)]
+    for point in itertools.islice(itertools.chain(points, itertools.product(*everywhere)), CHECKED):
+        _check_served(method, settings, dict(zip(settings.values, point, strict=True)))
+
+
+def _check_served(method: PoseMethod, settings: Search, tried: Mapping[str, Any]) -> None:
+    configured = method.inference
     method.inference = replace(configured, **settings.stored_with)
     try:
-        for point in itertools.product(*settings.values.values()):
-            tried = dict(zip(settings.values, point, strict=True))
-            if not method.stores(replace(configured, **tried)):
-                raise ValueError(
-                    f"search: candidates stored with {dict(settings.stored_with)} do not serve {tried}. Set as loose a "
-                    "value in search.stored_with, or, where the network itself sees something else, vary it in a sweep "
-                    "with `weights_of`"
-                )
+        served = method.stores(replace(configured, **tried))
     finally:
         method.inference = configured
+    if not served:
+        raise ValueError(
+            f"search: candidates stored with {dict(settings.stored_with)} do not serve {dict(tried)}. Set as loose a "
+            "value in search.stored_with, or, where the network itself sees something else, vary it in a sweep with "
+            "`weights_of`"
+        )
 
 
 def search(trainer: Trainer, method: PoseMethod, settings: Search, folder: RunFolder) -> dict[str, Any]:

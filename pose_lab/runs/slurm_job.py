@@ -28,7 +28,7 @@ ANNOUNCED = (
     signal.SIGUSR2,
 )  # Slurm will end the job soon
 INTERRUPTED = 130  # the status of a run that was asked to stop
-PATIENCE = 60  # seconds that the other ranks leave the first one to end its W&B run and to requeue the job
+PATIENCE = 3600  # seconds; the other ranks end with the first one, which ends its W&B run and requeues the job before
 
 
 @dataclass(frozen=True)

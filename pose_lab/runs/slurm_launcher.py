@@ -135,13 +135,20 @@ class SlurmLauncher(SweepLauncher):
             try:
                 for group, needed in groups:
                     self._submit_group(group, needed, home, submitted)
-                if "begin" not in self.settings.options:
-                    slurm.start_now([submission.job for submission in submitted])
             except BaseException:
                 self._take_back(submitted, sweep_folders(jobs))
                 raise
+            if "begin" not in self.settings.options:
+                self._begin(submitted)
             watch.look()
         return submitted
+
+    def _begin(self, submitted: Sequence[Submission]) -> None:
+        """Lets the arrays start at once; where Slurm refuses that, they start by themselves a little later."""
+        try:
+            slurm.start_now([submission.job for submission in submitted])
+        except SlurmError as error:
+            print(f"The jobs start at the time that they were given, in ten minutes at most: {said(error)}", flush=True)
 
     def _groups(self, jobs: Sequence[Job], watch: Watch) -> list[tuple[list[Job], list[str]]]:
         """What is to do as job arrays, and the tasks in the queue that each has to wait for."""
@@ -159,8 +166,8 @@ class SlurmLauncher(SweepLauncher):
         copy, copies = code.snapshot(home / "code", config_folders)
         chains = _chains(jobs)
         tasks = [Task([_step(job, copies) for job in chain]) for chain in chains]
-        number = self._submit_array(tasks, home, code.environment(copy), needed)
         attempts = {job.folder.name: job.folder.recorded_status().attempt for job in jobs}
+        number = self._submit_array(tasks, home, code.environment(copy), needed)
         for folder in sweep_folders(jobs):
             runs = [[job.folder.name for job in chain if job.folder.path.parent == folder] for chain in chains]
             submitted.append(Submission(number, runs, attempts))

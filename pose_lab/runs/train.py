@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -158,18 +158,24 @@ def train(cfg: DictConfig) -> RunFolder:
     try:
         with life:
             if not folder.metrics():
-                _run(whole, method, data, folder, run_id, weights)
+                _run(whole, method, data, folder, run_id, weights, published_choices(cfg, whole))
             else:
-                print(f"finished by another process: {folder.path}", flush=True)
+                print(f"finished meanwhile: {folder.path}", flush=True)
     except KeyboardInterrupt as stop:
         raise InterruptedRun(str(stop)) from None
     return folder
 
 
 def _run(
-    cfg: DictConfig, method: PoseMethod, data: PoseDataModule, folder: RunFolder, run_id: str, weights: Path | None
+    cfg: DictConfig,
+    method: PoseMethod,
+    data: PoseDataModule,
+    folder: RunFolder,
+    run_id: str,
+    weights: Path | None,
+    choices: str,
 ) -> None:
-    """Trains and evaluates, or evaluates the given weights."""
+    """Trains and evaluates, or evaluates the given weights; `choices` are told at the start."""
     if _is_first_process():
         folder.write_config(cfg)
         origin().write(folder.path)
@@ -189,7 +195,7 @@ def _run(
         trainer = _trainer(cfg, folder, checkpoints, logger, Pictures(folder.path, logs.pictures, logs.min_score))
         if trainer.is_global_zero:
             start = f"evaluates {weights}" if weights else f"goes on from {resume}" if resume else start
-            _banner(cfg, data, trainer, folder, where, start)
+            _banner(cfg, data, trainer, folder, where, {"start": start, "people": choices})
         numbers = _fit_and_evaluate(cfg, folder, trainer, method, data, checkpoints, resume, weights)
         if trainer.is_global_zero:
             folder.write_metrics(numbers)
@@ -197,7 +203,7 @@ def _run(
 
 def _waiting() -> Callable[[str], None] | None:
     """Who is told that another process trains the run; None where this one has others beside it, which do not wait."""
-    alone = int(os.environ.get("SLURM_NTASKS", 1)) == 1
+    alone = all(int(os.environ.get(name, 1)) == 1 for name in ("SLURM_NTASKS", "WORLD_SIZE"))
     return partial(print, flush=True) if alone else None
 
 
@@ -309,7 +315,9 @@ def device_name(trainer: Trainer) -> str:
     return f"CPU ({torch.get_num_threads()} threads, {platform.machine()})"
 
 
-def _banner(cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: RunFolder, where: str, start: str) -> None:
+def _banner(
+    cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: RunFolder, where: str, begins: Mapping[str, str]
+) -> None:
     """Which scale, data and device this is, and where everything goes: nothing falls back silently."""
     lines = {
         "run": f"{cfg.name} ({cfg.method.name}), seed {cfg.seed}",
@@ -318,8 +326,7 @@ def _banner(cfg: DictConfig, data: PoseDataModule, trainer: Trainer, folder: Run
         "device": f"{device_name(trainer)}, {cfg.training.precision}",
         "code": origin().short or "not from a checkout",
         "results": folder.path,
-        "start": start,
-        "people": published_choices(cfg),
+        **begins,
     }
     shown = [f"{name:8} {text}" for name, text in lines.items() if text]
     print("\n".join([*shown, where or "W&B: off"]), flush=True)

@@ -90,15 +90,11 @@ def _as_published(cfg: DictConfig) -> None:
             cfg.method.inference[key] = value
 
 
-def published_choices(cfg: DictConfig) -> str:
-    """The inference that `fitted` set for published weights, in words; empty where it set none."""
-    chosen = cfg.method.get("published_inference") or {}
-    if cfg.checkpoint is None or cfg.training.epochs or not chosen:
-        return ""
-    if any(cfg.method.inference[key] != value for key, value in chosen.items()):
-        return ""
-    values = ", ".join(f"{key} {value}" for key, value in chosen.items())
-    return f"as published: {values} (method.published_inference.KEY=VALUE changes it)"
+def published_choices(cfg: DictConfig, fitted_cfg: DictConfig) -> str:
+    """The inference that `fitted` changed for published weights, in words; empty where it changed none."""
+    before, after = cfg.method.inference, fitted_cfg.method.inference
+    changed = [f"{key} {after[key]}" for key in after if after[key] != before[key]]
+    return f"as published: {', '.join(changed)} (method.published_inference.KEY=VALUE changes it)" if changed else ""
 
 
 def load_weights(method: PoseMethod, path: str | Path) -> str:

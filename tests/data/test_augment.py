@@ -171,6 +171,11 @@ def test_the_last_epochs_can_be_without_mosaics(scene):
     assert sources == [24, 24, 24, 6, 6]
 
 
+@pytest.mark.parametrize("epochs", [None, -1])
+def test_a_training_without_an_end_keeps_its_mosaics(epochs):
+    assert Augmentation(mosaic=1.0, close_mosaic=2).in_epoch(100, epochs).mosaic == 1.0
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("mosaic", 1.5), ("flip", -0.1), ("scale", 1.0), ("hue", 0.5), ("translate", -1), ("close_mosaic", -1)],

@@ -106,6 +106,15 @@ def train(method, data):
     trainer.fit(method, data)
 
 
+@pytest.fixture
+def double():
+    """An untrained network under the recipe's rates is chaotic: rounding errors have to start small."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("case", RECIPES)
 def test_twenty_steps_follow_the_published_formulas(case, tmp_path_factory):
     epochs, least, nominal, ramp = RECIPES[case]
@@ -113,7 +122,7 @@ def test_twenty_steps_follow_the_published_formulas(case, tmp_path_factory):
     changes += [f"method.optimisation.warmup={{epochs: {epochs}, min_steps: {least}, bias_lr: 0.1, momentum: 0.8}}"]
     changes += [f"method.optimisation.ema={{decay: 0.9999, ramp: {ramp}}}"]
     changes += [f"method.optimisation.nominal_batch={nominal}", "method.sum_over_batch=true"]
-    # an untrained network under the recipe's rates is chaotic: smaller gradients keep rounding errors small
+    # smaller gradients than published keep rounding errors small, too
     changes += [f"method.gains.{name}=0.001" for name in ("box", "objectness", "class", "keypoints")]
     small = [*TINY, f"data.batch_size={BATCH}", f"data.settings.train_images={BATCH * PER_EPOCH}"]
     cfg = composed(*small, *changes, cache=tmp_path_factory.getbasetemp() / "recipe-cache")
@@ -121,14 +130,14 @@ def test_twenty_steps_follow_the_published_formulas(case, tmp_path_factory):
     data.prepare_data()
     data.setup("fit")
     torch.manual_seed(0)
-    method = build(cfg.method, LABELS)
+    method = build(cfg.method, LABELS).double()
     batches = (batch for loader in [data.train_dataloader()] for _ in range(EPOCHS) for batch in loader)
     start = method.net.state_dict()
     start = {name: tensor.clone() for name, tensor in start.items()}
     last, average = reference(copy.deepcopy(method), batches, RECIPES[case])
     train(method, data)
     for name, tensor in method.net.state_dict().items():  # after the training the averages
-        torch.testing.assert_close(tensor, average[name], rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(tensor, average[name], rtol=1e-4, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
     learnt = [name for name, _ in method.net.named_parameters()]
     assert max(float((last[name] - start[name]).abs().max()) for name in learnt) > 1e-3
     apart = max(float((last[name] - average[name]).abs().max()) for name in learnt)

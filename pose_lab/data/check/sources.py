@@ -161,7 +161,7 @@ def _like_coco(root: Path, file: Path) -> Part:
         skeleton = _skeleton_of(people, content.get("categories"))
         whole_body = bool(people) and "foot_kpts" in people[0]
         with_areas = all("area" in person for person in people)
-    except (ValueError, OSError, KeyError, IndexError, TypeError):
+    except (ValueError, OSError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError("not in COCO's layout") from None
     if skeleton is None:
         raise ValueError("its keypoints are those of no known skeleton")
