@@ -154,22 +154,50 @@ def test_mpii_from_the_files_that_everybody_has(
     assert table["Wrist"] == pytest.approx(expected["Wrist" if judge == "hrnet" else "Wrist PCK"], rel=1e-6)
 
 
-def test_errors_of_3d_poses_are_the_judges(tmp_path: Path, capsys: pytest.CaptureFixture):
-    case, expected = arrays("mpjpe"), EXPECTED["mpjpe"]["root_relative_all_visible"]
-    count, keypoints = case["gt"].shape[:2]
-    flag = np.ones((count, keypoints, 1))
+def poses_file(path: Path, joints: np.ndarray, visible: np.ndarray) -> Path:
+    """Joints (n, K, 3) in millimetres as Human3.6M's arrays have them."""
+    count, flag = len(joints), np.ones((*joints.shape[:2], 1))
     np.savez(
-        tmp_path / "gt.npz",
+        path,
         imgname=np.array([f"S9_Walk.1_{n:06d}.jpg" for n in range(count)]),
-        part=np.concatenate([case["gt"][..., :2] * 0 + 50, flag], 2),
-        S=np.concatenate([case["gt"] / 1000, flag], 2),
+        part=np.concatenate([joints[..., :2] * 0 + 50, flag], 2),
+        S=np.concatenate([joints / 1000, visible[..., None]], 2),
         center=np.full((count, 2), 50.0),
         scale=np.ones(count),
     )
+    return path
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_errors_of_3d_poses_are_the_judges(everything: bool, tmp_path: Path, capsys: pytest.CaptureFixture):
+    case, expected = arrays("mpjpe"), EXPECTED["mpjpe"]
+    visible = np.ones_like(case["visible"]) if everything else case["visible"]
+    gt = poses_file(tmp_path / "gt.npz", case["gt"], visible)
     np.save(tmp_path / "dt.npy", case["pred"])
-    errors = numbers_of(capsys, tmp_path / "gt.npz", tmp_path / "dt.npy", "metric=mpjpe")
+    root = [] if everything else ["root=null"]
+    errors = numbers_of(capsys, gt, tmp_path / "dt.npy", "metric=mpjpe", *root)
+    expected = expected["root_relative_all_visible"] if everything else expected
     for name, key in (("MPJPE", "mpjpe"), ("PA-MPJPE", "pa_mpjpe"), ("N-MPJPE", "n_mpjpe")):
-        assert errors[name] == pytest.approx(expected[key], rel=1e-6)
+        assert errors[name] == pytest.approx(expected[key], rel=1e-9)
+    unlabelled = errors["ignored"]["joints that are not labelled (transforms are fitted to them too)"]
+    assert unlabelled == (~visible)[visible.any(1)].sum()
+
+
+def test_3d_poses_that_cannot_be_compared_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture):
+    case = arrays("mpjpe")
+    joints, visible = case["gt"].copy(), np.ones_like(case["visible"])
+    visible[1, 0] = False  # the root
+    visible[2, 4], joints[2, 4] = False, np.nan
+    visible[3] = False
+    np.save(tmp_path / "dt.npy", case["pred"])
+    errors = numbers_of(capsys, poses_file(tmp_path / "gt.npz", joints, visible), tmp_path / "dt.npy", "metric=mpjpe")
+    assert errors["ignored"]["poses whose root is not labelled"] == 1
+    assert errors["ignored"]["poses without labels, or with coordinates that are not finite"] == 2
+    visible[2, 4] = True
+    gt = poses_file(tmp_path / "gt.npz", joints, visible)
+    assert "labelled joints of pose 2 are not finite" in fails(
+        capsys, f"gt={gt}", f"dt={tmp_path / 'dt.npy'}", "metric=mpjpe"
+    )
 
 
 def changed(path: Path, change: dict, row: int = 3) -> Path:

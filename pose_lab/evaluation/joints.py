@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,8 +22,7 @@ from pose_lab.metrics.parts import indices_of
 from pose_lab.poses import Annotations
 from pose_lab.skeletons import Skeleton
 
-MISSING = ("error", "skip")
-NOT_THE_METRICS = ("family", "data", "skeleton", "size", "torso", "unknown_images", "missing", "shift")
+NOT_THE_METRICS = ("_target_", "family", "data", "skeleton", "size", "torso", "unknown_images", "missing", "shift")
 SIZES = {"box": "the box's longer side", "head": "0.6 x the head box's diagonal", "torso": "the torso"}
 
 
@@ -35,9 +34,7 @@ def evaluate(protocol: Protocol) -> Evaluation:
         ValueError: a file or a setting is wrong, a result belongs to nobody or a person has none.
     """
     settings, skeleton = protocol.settings, protocol.skeleton
-    if settings["missing"] not in MISSING:
-        raise ValueError(f"missing={settings['missing']} is none of {', '.join(MISSING)}")
-    metric = instantiate(_metric(settings, skeleton), keypoints=skeleton.keypoints)
+    metric = get_class(settings["_target_"])(keypoints=skeleton.keypoints, **_arguments(settings, skeleton))
     annotations = _annotations(protocol)
     people = np.flatnonzero(~annotations.ignore & (annotations.keypoints[..., 2] > 0).any(1))
     if not len(people):
@@ -67,11 +64,14 @@ def _annotations(protocol: Protocol) -> Annotations:
     return load_annotations(protocol.annotations, protocol.rules, protocol.cache)
 
 
-def _metric(settings: Mapping[str, Any], skeleton: Skeleton) -> dict[str, Any]:
-    """The metric's class and arguments; limbs by name become pairs of indices."""
+def _arguments(settings: Mapping[str, Any], skeleton: Skeleton) -> dict[str, Any]:
+    """The metric's arguments; limbs by name become pairs of indices."""
     arguments = {name: value for name, value in settings.items() if name not in NOT_THE_METRICS}
     if "limbs" in arguments:
-        arguments["limbs"] = [tuple(indices_of(skeleton, limb.split(","))) for limb in arguments["limbs"]]
+        ends = [limb.split(",") for limb in arguments["limbs"]]
+        if wrong := [limb for limb in ends if len(limb) != 2]:
+            raise ValueError(f"limbs: {','.join(wrong[0])!r} is not two keypoints with a comma between")
+        arguments["limbs"] = [tuple(indices_of(skeleton, pair)) for pair in ends]
     return arguments
 
 
@@ -162,7 +162,7 @@ def _sizes(
                 "official .mat (part=train) do"
             )
         return head_sizes(torch.from_numpy(annotations.head_boxes[rows])).nan_to_num(0)
-    names = protocol.settings["torso"] if size == "torso" else size.split(",")
+    names = protocol.settings["torso"] if size == "torso" else str(size).split(",")
     if len(names) != 2:
         raise ValueError(f"size={size} is none of box, head, torso, or two keypoints with a comma between")
     a, b = indices_of(skeleton, names)

@@ -27,6 +27,7 @@ from pose_lab.metrics.oks_ap import (
     sets_of_images,
 )
 from pose_lab.metrics.parts import PartsAveragePrecision, indices_of, shows_part
+from pose_lab.metrics.rows import at_least_one
 from pose_lab.ops.oks import best_of_images
 from pose_lab.poses import Annotations
 from pose_lab.runs.files import write_file
@@ -52,6 +53,7 @@ def evaluate(protocol: Protocol) -> Evaluation:
         raise ValueError(
             f"crowd_limits={settings['crowd_limits']} is none of {', '.join(settings['crowd_limit_sets'])}"
         )
+    at_least_one("max_detections", settings["max_detections"])  # reading the results needs it before the metric does
     for by in protocol.by:
         if by not in TABLES:
             raise ValueError(f"by={by} is none of {', '.join(TABLES)}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from pose_lab.data.annotations import load_annotations
+from pose_lab.data.layouts.poses3d import read_joints
 from pose_lab.evaluation.arrays import read_array
 from pose_lab.evaluation.protocol import Evaluation, Protocol
 from pose_lab.metrics.joints3d import PoseErrors3D
 from pose_lab.metrics.parts import indices_of
+from pose_lab.metrics.rows import above_zero, refuse
+
+LAYOUT = "poses3d"  # the only one with joints in three dimensions
 
 
 def evaluate(protocol: Protocol) -> Evaluation:
@@ -20,33 +22,42 @@ def evaluate(protocol: Protocol) -> Evaluation:
         ValueError: a file or a setting is wrong, or nothing is labelled.
     """
     settings, skeleton = protocol.settings, protocol.skeleton
-    annotations = load_annotations(protocol.annotations, protocol.rules, protocol.cache)
-    if annotations.joints_3d is None:
-        raise ValueError(f"{protocol.annotations} has no joints in three dimensions")
-    order = np.argsort(annotations.instance_ids, kind="stable")  # of the file
-    annotated = torch.from_numpy(annotations.joints_3d[order].astype(np.float64)) * settings["factor"]
-    labelled = annotated.isfinite().all(2)
-    found = torch.from_numpy(read_array(protocol.results, len(order), len(skeleton), 3))
-    whole = labelled.all(1)  # transforms are fitted to all joints
-    if not whole.any():
-        raise ValueError(f"{protocol.annotations}: no pose has all joints labelled")
+    above_zero("factor", settings["factor"])
+    if protocol.rules.layout != LAYOUT:
+        raise ValueError(f"data={settings['data']} has no joints in three dimensions")
+    joints, flags = read_joints(protocol.annotations, protocol.rules)
+    found = torch.from_numpy(read_array(protocol.results, len(joints), len(skeleton), 3))
+    annotated, labelled = torch.from_numpy(joints) * settings["factor"], torch.from_numpy(flags)
+    known = annotated.isfinite().all(2)
+    refuse((labelled & ~known).any(1), f"{protocol.annotations}: labelled joints of pose {{}} are not finite")
+    chosen = known.all(1) & labelled.any(1)  # transforms are fitted to all joints
+    without_root = torch.zeros_like(chosen)
     if settings["root"] is not None:
         (root,) = indices_of(skeleton, [settings["root"]])
+        without_root = chosen & ~labelled[:, root]
         annotated, found = annotated - annotated[:, root, None], found - found[:, root, None]
+    chosen &= ~without_root
+    if not chosen.any():
+        raise ValueError(f"{protocol.annotations}: nothing can be compared (no pose with labelled joints)")
     metric = PoseErrors3D(skeleton.keypoints)
-    metric.update(found[whole], annotated[whole], labelled[whole], torch.from_numpy(order)[whole])
+    metric.update(found[chosen], annotated[chosen], labelled[chosen], torch.arange(len(joints))[chosen])
     numbers = {name: float(value) for name, value in metric.compute().items()}
     per_joint = metric.rows().nanmean(0).T
     about = "as given" if settings["root"] is None else f"relative to {settings['root']}"
     return Evaluation(
-        heading=f"{int(whole.sum())} poses, {about}, {settings['unit']}",
+        heading=f"{int(chosen.sum())} poses, {about}, {settings['unit']}",
         numbers=numbers,
         tables={
             "keypoint": {
                 name: dict(zip(numbers, row.tolist(), strict=True))
                 for name, row in zip(skeleton.keypoints, per_joint, strict=True)
+                if not row.isnan().any()  # nobody shows it
             }
         },
-        ignored={"poses with joints that are not labelled": int((~whole).sum())},
+        ignored={
+            "joints that are not labelled (transforms are fitted to them too)": int((~labelled[chosen]).sum()),
+            "poses whose root is not labelled": int(without_root.sum()),
+            "poses without labels, or with coordinates that are not finite": int((~chosen & ~without_root).sum()),
+        },
         lines=[f" {name:<12} {value:.2f}" for name, value in numbers.items()],
     )

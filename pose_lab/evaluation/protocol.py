@@ -17,6 +17,7 @@ from pose_lab.data.rules import ReadingRules
 from pose_lab.skeletons import Skeleton, skeleton
 
 CONF = Path(next(iter(pose_lab.conf.__path__)))
+CHOICES = dict.fromkeys(("unknown_images", "missing", "bad_records"), ("error", "skip"))
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def settings_of(metric: str, changes: Mapping[str, str]) -> dict[str, Any]:
     """A metric's YAML with changed values.
 
     Raises:
-        ValueError: if there is no such metric or key, or a value is missing or cannot be read.
+        ValueError: if there is no such metric or key, or a value is missing, cannot be read or is none of its choices.
     """
     if metric not in names("metric"):
         raise ValueError(f"metric={metric} is none of {', '.join(names('metric'))}")
@@ -91,6 +92,9 @@ def settings_of(metric: str, changes: Mapping[str, str]) -> dict[str, Any]:
     missing = [f"{key}=" for key in settings if OmegaConf.is_missing(settings, key)]
     if missing:
         raise ValueError(f"metric={metric} needs {', '.join(missing)}")
+    for key, choices in CHOICES.items():
+        if key in settings and settings[key] not in choices:
+            raise ValueError(f"{key}={changes[key]} is none of {', '.join(choices)}")
     return OmegaConf.to_container(settings)  # type: ignore[return-value]
 
 

@@ -18,7 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pose_lab.metrics.rows import RowMetric, refuse_unless_finite, refuse_unless_shaped
+from pose_lab.metrics.rows import (
+    RowMetric,
+    above_zero,
+    at_least_one,
+    refuse,
+    refuse_unless_finite,
+    refuse_unless_shaped,
+)
 
 HEAD_SHARE = 0.6  # of the head box's diagonal, MPII's head size (PCKh)
 LEAST_TORSO = 1.0  # pixels; below it tPCK measures the found torso
@@ -75,12 +82,14 @@ class JointErrors(RowMetric):
                 left out. None leaves pixels.
 
         Raises:
-            ValueError: if shapes do not fit, or numbers are not finite; the message names the person's row.
+            ValueError: if shapes do not fit, numbers are not finite or a size is below 0; the message names the
+                person's row.
         """
         _check(found, annotated, labelled, ids, len(self.keypoints), 2)
         offsets = (found - annotated).double()
         if sizes is not None:
             refuse_unless_finite(sizes, "size of person {} is not finite")
+            refuse((sizes < 0).reshape(len(sizes), -1).any(1), "size of person {} is below 0")
             sizes = sizes.double()[:, None, None] if sizes.dim() == 1 else sizes.double()[:, None]
             labelled = labelled & (sizes > 0).all(2)
             offsets = offsets / sizes
@@ -110,7 +119,7 @@ class PCK(JointErrors):
 
     Args:
         keypoints: names of the K keypoints.
-        thresholds: shares of the size.
+        thresholds: shares of the size, above 0.
         inclusive: whether a distance equal to the threshold is correct (HRNet's PCKh, PDJ) or not (mmpose).
         name: what results are called.
         **kwargs: `torchmetrics.Metric`'s.
@@ -127,6 +136,7 @@ class PCK(JointErrors):
         **kwargs: Any,
     ) -> None:
         super().__init__(keypoints, **kwargs)
+        above_zero("thresholds", *thresholds)
         self.thresholds = tuple(thresholds)
         self.inclusive = inclusive
         self.name = name
@@ -160,6 +170,8 @@ class AUC(JointErrors):
 
     def __init__(self, keypoints: Sequence[str], pixels: float = 30, steps: int = 20, **kwargs: Any) -> None:
         super().__init__(keypoints, **kwargs)
+        above_zero("pixels", pixels)
+        at_least_one("steps", steps)
         self.pixels = pixels
         self.steps = steps
 
@@ -206,7 +218,7 @@ class PCP(RowMetric):
     Args:
         keypoints: names of the K keypoints.
         limbs: pairs of keypoint indices.
-        alpha: share of the length.
+        alpha: share of the length, above 0.
         **kwargs: `torchmetrics.Metric`'s.
 
     Source: Ferrari et al., CVPR 2008 (strict); the loose form is what the Buffy toolkit computes.
@@ -218,6 +230,7 @@ class PCP(RowMetric):
         self, keypoints: Sequence[str], limbs: Sequence[tuple[int, int]], alpha: float = 0.5, **kwargs: Any
     ) -> None:
         super().__init__((len(limbs), 2), **kwargs)
+        above_zero("alpha", alpha)
         self.keypoints = tuple(keypoints)
         self.limbs = tuple(limbs)
         self.alpha = alpha

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from pose_lab.metrics.rows import joined, refuse, refuse_unless_finite
+from pose_lab.metrics.rows import at_least_one, joined, refuse, refuse_unless_finite
 from pose_lab.ops.oks import (
     Curves,
     Pairs,
@@ -125,7 +125,7 @@ class OKSAveragePrecision(Metric):
         **kwargs: `torchmetrics.Metric`'s.
 
     Raises:
-        ValueError: if annotations and skeleton differ in the number of keypoints.
+        ValueError: if annotations and skeleton differ in the number of keypoints, or `max_detections` is below 1.
     """
 
     is_differentiable = False
@@ -153,6 +153,7 @@ class OKSAveragePrecision(Metric):
                 f"annotations have {annotations.keypoints.shape[1]} keypoints, "
                 f"skeleton {skeleton.name} has {len(skeleton)}"
             )
+        at_least_one("max_detections", max_detections)
         self.sigmas = skeleton.oks_sigmas  # a skeleton without them is refused here, not after the first epoch
         self.annotations = annotations
         self.skeleton = skeleton

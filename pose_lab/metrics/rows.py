@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -72,6 +73,18 @@ def joined(state: list[Tensor] | Tensor) -> Tensor:
         state[:] = filled  # in place, or a large state would be in memory twice
         state = state[0]
     return state.cpu()
+
+
+def above_zero(name: str, *values: float) -> None:
+    """Raises a ValueError if a setting is not a finite number above 0, or there is none."""
+    if not values or not all(math.isfinite(value) and value > 0 for value in values):
+        raise ValueError(f"{name}={', '.join(map(str, values)) or '[]'} must be finite and above 0")
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Raises a ValueError if a setting is not a whole number from 1 on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value} must be a whole number from 1 on")
 
 
 def refuse(wrong: Tensor, message: str) -> None:

@@ -184,6 +184,29 @@ def test_errors_of_3d_poses():
     assert numbers_3d(rooted, everything) == pytest.approx([expected["root_relative_all_visible"][k] for k in keys])
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PCK(["a"], []), r"thresholds=\[\] must be finite and above 0"),
+        (lambda: PCK(["a"], [0.5, float("nan")]), "thresholds=0.5, nan must be finite and above 0"),
+        (lambda: AUC(["a"], pixels=0), "pixels=0 must be finite and above 0"),
+        (lambda: AUC(["a"], steps=0), "steps=0 must be a whole number from 1 on"),
+        (lambda: PCP(["a", "b"], [(0, 1)], alpha=-0.5), "alpha=-0.5 must be finite and above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make, message: str):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_negative_size_is_refused():
+    case = arrays("pck")
+    sizes = case["norm"].clone()
+    sizes[1] = -1
+    with pytest.raises(ValueError, match="size of person 1 is below 0"):
+        update(PCK(names(case), [0.1]), case, sizes=sizes)
+
+
 def test_a_pose_that_collapsed_to_a_point_gets_finite_errors():
     metric = PoseErrors3D(["a", "b"])
     metric.update(torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), torch.tensor([0]))

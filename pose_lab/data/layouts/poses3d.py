@@ -44,6 +44,19 @@ def read(path: Path, rules: ReadingRules) -> Content:
     return Content(images, people)
 
 
+def read_joints(path: Path, rules: ReadingRules) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The file's joints (N, K, 3) in metres, labelled or not, and which are labelled (N, K).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not in this layout.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"annotation file {path} does not exist")
+    joints = _arrays(path, rules)["S"].astype(np.float64)
+    return joints[..., :3], joints[..., 3] > 0
+
+
 def _arrays(path: Path, rules: ReadingRules) -> dict[str, NDArray]:
     try:
         with np.load(path, allow_pickle=False) as file:
