@@ -26,7 +26,7 @@ from __future__ import annotations
 import importlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from textwrap import fill
@@ -39,6 +39,8 @@ from pose_lab.runs.files import write_json
 
 REQUIRED = ("gt", "dt", "metric")
 FILES = {"curves": ".csv", "matches": ".npz"}  # what only some metrics can write, and the ending it must have
+WRITTEN = ("out", *FILES)
+ONE_FILE = ("coco", "wholebody", "poses3d")  # layouts of annotations that are no folders
 OPTIONAL = ("out", "by", *FILES, "part", "cache")
 SCREEN = 80  # columns
 
@@ -98,14 +100,33 @@ def evaluate(given: dict[str, str]) -> Evaluation:
     changes = {key: value for key, value in given.items() if key not in (*REQUIRED, *OPTIONAL)}
     settings = protocol.settings_of(given["metric"], changes)
     by = tuple(filter(None, given.get("by", "").split(",")))
-    rules = protocol.reading_rules(settings["data"], settings.get("skeleton"), given.get("part"))
+    bad_records = settings.get("bad_records", "error")
+    rules = protocol.reading_rules(settings["data"], settings.get("skeleton"), given.get("part"), bad_records)
     if only_oks := [key for key in ("by", *FILES) if key in given and settings["family"] != "oks"]:
         raise ValueError(f"{only_oks[0]}= is for metrics of OKS only")
+    _refuse_unwritable(given)
+    if rules.layout in ONE_FILE and Path(given["gt"]).is_dir():
+        raise ValueError(f"gt={given['gt']} is a folder; data={settings['data']} is read from one file")
     family = importlib.import_module(f"pose_lab.evaluation.{settings['family']}")  # now: the help needs none of them
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(given.get("cache", temporary))
         asked = Protocol(Path(given["gt"]), Path(given["dt"]), rules, settings, cache, by)
         return family.evaluate(asked)
+
+
+def _refuse_unwritable(given: Mapping[str, str]) -> None:
+    """Raises ValueError if something cannot be written where the arguments say: before the work, not after it."""
+    for key in WRITTEN:
+        if key not in given:
+            continue
+        path = Path(given[key])
+        if path.is_dir():
+            raise ValueError(f"{key}={given[key]} is a folder, expected a file")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ValueError(f"{key}={given[key]} cannot be written: {folder}: {error.strerror}") from None
 
 
 def report(evaluation: Evaluation) -> str:

@@ -190,6 +190,9 @@ BAD = {
     "a list for a record": (lambda records: [*records[:3], [7]], "record 3 is a list"),
     "repeated id": (lambda records: [record | {"id": 5} for record in records], "record 1 has the id 5 of record 0"),
     "an annotation id as text": (spoil("annotation_id", "7"), "annotation_id of record 3 is not a whole number"),
+    "a category as text": (spoil("category_id", "person"), "category_id of record 3 is text, expected a number"),
+    "null alone": (lambda records: "null", "holds null, expected a list"),
+    "a number alone": (lambda records: " 5\n", "holds a number, expected a list"),
     "an object": (lambda records: {"annotations": records}, "holds an object, expected a list"),
     "cut off": (lambda records: json.dumps(records[:5])[:-40], "is cut off or not JSON in record 4"),
     "cut off between records": (lambda records: json.dumps(records[:5])[:-1], "is cut off or not JSON after record 4"),
@@ -219,12 +222,29 @@ def test_annotations_without_people_are_refused(
     assert "nobody counts in the evaluation" in error
 
 
+def test_bad_people_of_a_folder_are_named_in_their_file(
+    truth: Path, records: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    folder = tmp_path / "dt"
+    folder.mkdir()
+    images = [image["file_name"] for image in json.loads(truth.read_text())["images"][:2]]
+    people = [as_mmpose(record) for record in records[:3]]
+    people[1]["keypoints"][0][0] = float("nan")
+    for name, content in zip(sorted(images), (people[2:], people[:2]), strict=True):
+        (folder / f"{Path(name).stem}.json").write_text(json.dumps(content))
+    error = fails(capsys, f"gt={truth}", f"dt={folder}", "metric=coco")
+    assert f"{folder / Path(max(images)).stem}.json: keypoints of record 1 is NaN or infinite" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["gt=a", "dt=b"], "missing: metric="),
         (["gt=a", "dt=b", "metric=pascal"], "metric=pascal is none of aic, auc, coco"),
-        (["gt=a", "dt=b", "metric=coco", "otu=c"], "metric=coco has no setting 'otu'; it has crowd_limits, data"),
+        (
+            ["gt=a", "dt=b", "metric=coco", "otu=c"],
+            "metric=coco has no setting 'otu'; it has bad_records, crowd_limits, data",
+        ),
         (["gt=a", "dt=b", "metric=coco", "gt=c"], "gt= is given twice"),
         (["gt=a", "dt=b", "metric=coco", "verbose"], "'verbose' is not of the form KEY=VALUE"),
         (["gt=a", "dt=b", "metric=coco", "by=keypoint,colour"], "by=colour is none of keypoint"),
@@ -287,6 +307,54 @@ def test_crowdpose_of_real_annotations(tmp_path: Path, capsys: pytest.CaptureFix
     by_paper = json.loads(out.read_text())
     assert by_paper["AP_hard"] == numbers["AP_hard"]
     assert by_paper["AP_easy"] != numbers["AP_easy"]
+
+
+def test_pictures_without_a_crowd_index_are_counted(
+    truth: Path, records: list[dict], stored: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    content = json.loads(truth.read_text())
+    for n, image in enumerate(content["images"][2:]):
+        image["crowdIndex"] = n / len(content["images"])
+    gt, dt, out = tmp_path / "gt.json", stored(records), tmp_path / "out.json"
+    gt.write_text(json.dumps(content))
+    assert "no difficulty set" in run(capsys, f"gt={gt}", f"dt={dt}", "metric=coco", f"out={out}")
+    ignored = json.loads(out.read_text())["ignored"]
+    assert ignored["pictures without a crowd index, which are in no difficulty set"] == 2
+    assert "difficulty set" not in run(capsys, f"gt={truth}", f"dt={dt}", "metric=coco")
+    error = fails(capsys, f"gt={truth}", "dt=nowhere", "metric=coco", "by=crowd_index")
+    assert "have no crowd index" in error
+
+
+def test_bad_annotations_can_be_left_out(
+    truth: Path, records: list[dict], stored: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    content = json.loads(truth.read_text())
+    content["annotations"][2]["area"] = -5
+    gt, dt = tmp_path / "gt.json", stored(records)
+    gt.write_text(json.dumps(content))
+    error = fails(capsys, f"gt={gt}", f"dt={dt}", "metric=coco")
+    assert f"area is negative (annotation 2: id {content['annotations'][2]['id']})" in error
+    assert "`bad_records=skip`" in error
+    del content["annotations"][2]
+    skipped = run(capsys, f"gt={gt}", f"dt={dt}", "metric=coco", "bad_records=skip")
+    gt.write_text(json.dumps(content))
+    assert skipped == run(capsys, f"gt={gt}", f"dt={dt}", "metric=coco")
+
+
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "file").touch()
+    arguments = ["gt=nowhere", "dt=nowhere", "metric=coco"]
+    assert f"out={tmp_path} is a folder, expected a file" in fails(capsys, *arguments, f"out={tmp_path}")
+    inside = tmp_path / "file/deep/out.json"
+    assert f"out={inside} cannot be written: {tmp_path}/file: " in fails(capsys, *arguments, f"out={inside}")
+    matches = tmp_path / "file/matches.npz"
+    assert f"matches={matches} cannot be written" in fails(capsys, *arguments, f"matches={matches}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_folder_of_annotations_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
+    error = fails(capsys, f"gt={tmp_path}", "dt=nowhere", "metric=coco")
+    assert f"gt={tmp_path} is a folder; data=coco is read from one file" in error
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:

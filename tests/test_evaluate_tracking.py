@@ -201,6 +201,21 @@ def test_a_track_twice_in_a_frame_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert f"record {len(records)} has the track_id {records[5]['track_id']} of record 5" in error
 
 
+def test_ids_may_begin_again_in_each_file_and_errors_name_it(tmp_path: Path, capsys: pytest.CaptureFixture):
+    gt, records = write_case("crowd", tmp_path / "gt")
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for sequence in (0, 1):
+        of_video = [r for r in records if (r["image_id"] - 10**10) // 1000 == sequence]
+        stored(folder / f"{sequence}.json", as_posetrack([r | {"id": n} for n, r in enumerate(of_video)]))
+    run(capsys, f"gt={gt}", f"dt={folder}", "metric=posetrack")
+    content = json.loads((folder / "1.json").read_text())
+    content["annotations"][2]["track_id"] = -1
+    stored(folder / "1.json", content)
+    error = fails(capsys, f"gt={gt}", f"dt={folder}", "metric=posetrack")
+    assert f"{folder}/1.json: record 2 has no track_id" in error
+
+
 def test_annotated_people_need_tracks_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture):
     gt, records = write_case("two_people", tmp_path / "gt")
     dt = stored(tmp_path / "dt.json", records)

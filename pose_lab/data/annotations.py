@@ -40,7 +40,7 @@ __all__ = [
     "with_people",
 ]
 
-_VERSION = 4  # raise it when what is stored changes
+_VERSION = 5  # raise it when what is stored changes
 _WHAT = "the annotation index"
 _OF_IMAGES = ("image_ids", "file_names", "sizes", "crowd_index", "sequences", "frames")
 _OF_PEOPLE = (

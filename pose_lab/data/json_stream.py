@@ -68,8 +68,15 @@ class _Reader:
             raise ValueError(f"{self.path} goes on after the end of its list (after {self.index + 1} elements)")
 
     def _instead(self) -> str:
-        kind = {"{": "holds an object", '"': "holds text", "": "is empty"}.get(self._next(), "is cut off or not JSON")
+        kind = {"{": "holds an object", '"': "holds text", "": "is empty"}.get(self._next()) or self._single()
         return f"{kind}, expected {self.expected}"
+
+    def _single(self) -> str:
+        try:
+            value = json.loads(self.text[self.position :])
+        except (ValueError, RecursionError):
+            return "is cut off or not JSON"
+        return "holds null" if value is None else "holds true or false" if isinstance(value, bool) else "holds a number"
 
     def _separator(self) -> str:
         found = self._next()

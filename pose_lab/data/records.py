@@ -9,7 +9,7 @@ each).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pose_lab.data.rules import ReadingRules
 from pose_lab.poses import Annotations
 from pose_lab.skeletons import mapping
 
+_AS_IN_THE_FILE = ("coco", "wholebody")  # layouts whose records stand in the file as they are read, in its order
 _NAMED = 5  # how many bad records a message names
 _SHOWN = 30  # how many characters of a record that is no object
 
@@ -48,13 +49,17 @@ def checked(content: Content, path: Path, rules: ReadingRules) -> tuple[Annotati
     Raises:
         ValueError: if records are bad and `rules.bad_records` is "error".
     """
-    annotations, bad = examined(content, rules)
+    annotations, faults = _examined(content, rules)
     reports = []
-    if bad:
-        listed = [f"{len(ids)} {what} (ids {_first(ids)})" for what, ids in bad.items()]
-        message = f"{path}: {sum(map(len, bad.values()))} bad records: {'; '.join(listed)}"
+    if faults.records:
+        places = _places(content) if rules.layout in _AS_IN_THE_FILE else {}
+        listed = [f"{len(bad)} {what} ({_first(bad, places)})" for what, bad in faults.records.items()]
+        message = f"{path}: {sum(map(len, faults.records.values()))} bad records: {'; '.join(listed)}"
         if rules.bad_records == "error":
-            raise ValueError(f"{message}. Mend the file, or set `data.bad_records: skip` to leave them out")
+            raise ValueError(
+                f"{message}. Mend the file, or set `data.bad_records: skip` to leave them out (`bad_records=skip` of "
+                "pose_lab.evaluate)"
+            )
         reports.append(f"{message}. They are left out.")
     if meant := ", ".join(f"{count} {what}" for what, count in content.left_out.items() if count):
         reports.append(f"{path}: {meant} are left out.")
@@ -63,32 +68,55 @@ def checked(content: Content, path: Path, rules: ReadingRules) -> tuple[Annotati
 
 def examined(content: Content, rules: ReadingRules) -> tuple[Annotations, dict[str, list[Any]]]:
     """The annotations without bad records, and the ids of those by what is wrong with them."""
+    annotations, faults = _examined(content, rules)
+    return annotations, {what: [_id(record) for record in bad] for what, bad in faults.records.items()}
+
+
+def _examined(content: Content, rules: ReadingRules) -> tuple[Annotations, _Faults]:
     faults = _Faults()
     images = sorted(_sound_images(content.images, rules, faults), key=lambda image: image["id"])
     people = _sound_people(content.people, {image["id"] for image in images}, rules, faults)
-    return _arrays(images, people, rules), faults.found
+    return _arrays(images, people, rules), faults
 
 
 class _Faults:
     """Collects bad records by what is wrong with them."""
 
     def __init__(self) -> None:
-        self.found: dict[str, list[Any]] = {}
+        self.records: dict[str, list[Any]] = {}
 
     def sound(self, records: Sequence[Record], wrong: Callable[[Record], str | None]) -> list[Record]:
         """The records that `wrong` finds nothing to say about; the others are noted."""
         kept = []
         for record in records:
             if reason := wrong(record):
-                name = record.get("id", "without id") if isinstance(record, dict) else repr(record)[:_SHOWN]
-                self.found.setdefault(reason, []).append(name)
+                self.records.setdefault(reason, []).append(record)
             else:
                 kept.append(record)
         return kept
 
 
-def _first(items: Sequence[Any]) -> str:
-    return ", ".join(str(item) for item in items[:_NAMED]) + (", ..." if len(items) > _NAMED else "")
+def _id(record: Any) -> Any:
+    """A record's id, or the beginning of something that is no record."""
+    return record.get("id", "without id") if isinstance(record, dict) else repr(record)[:_SHOWN]
+
+
+def _places(content: Content) -> dict[int, str]:
+    """Where each record stands in its list, by the object's identity."""
+    lists = {"image": content.images, "annotation": content.people}
+    return {
+        id(record): f"{kind} {n}" for kind, records in lists.items() for n, record in reversed([*enumerate(records)])
+    }
+
+
+def _first(records: Sequence[Any], places: Mapping[int, str]) -> str:
+    """The first bad records as "annotation 12: id 221722", or as "id 221722" where the place is unknown."""
+    names = []
+    for record in records[:_NAMED]:
+        name, place = _id(record), places.get(id(record))
+        own = f"id {name}" if isinstance(record, dict) and "id" in record else str(name)
+        names.append(own if place is None else f"{place}: {own}")
+    return ", ".join(names) + (", ..." if len(records) > _NAMED else "")
 
 
 def _sound_images(images: list[Record], rules: ReadingRules, faults: _Faults) -> list[Record]:
@@ -107,6 +135,8 @@ def _sound_images(images: list[Record], rules: ReadingRules, faults: _Faults) ->
             return "images whose file_name is no text"
         if not isinstance(image.get("crowdIndex"), int | float | None):
             return "images whose crowdIndex is no number"
+        if not math.isfinite(_number(image.get("crowdIndex", 0))) and image.get("crowdIndex") is not None:
+            return "images whose crowdIndex is NaN or infinite"
         if rules.sizes and (image["width"] <= 0 or image["height"] <= 0):
             return "images of zero size"
         if image["id"] in seen:
@@ -134,6 +164,8 @@ def _sound_people(people: list[Record], image_ids: set[int], rules: ReadingRules
         seen.add(person["id"])
         if not _integer(person.get("track_id", -1)):
             return "annotations whose track_id is not a whole number"
+        if not _integer(person.get("num_keypoints", 0)) or person.get("num_keypoints", 0) < 0:
+            return "annotations whose num_keypoints is not a whole number from 0 on"
         if person["image_id"] not in image_ids:
             return "annotations of an image that is not in the list"
         return _wrong_shape(person, rules)
@@ -162,12 +194,14 @@ def _with_sound_numbers(people: list[Record], rules: ReadingRules, faults: _Faul
     """Check boxes, keypoints and areas, all people at once."""
     boxes = _numbers(people, "bbox", (4,))
     keypoints = _numbers(people, "keypoints", (len(rules.skeleton), 3))
-    labelled = keypoints[..., 2] > 0
+    areas = _areas(people, boxes, rules.area_factor)
+    broken = (keypoints[..., 2] > 0) & ~np.isfinite(keypoints).all(2)
     checks = {
-        "annotations whose box is not finite": ~np.isfinite(boxes).all(1),
-        "annotations whose area is not finite": ~np.isfinite(_areas(people, boxes, rules.area_factor)),
+        "annotations whose box is not finite numbers": ~np.isfinite(boxes).all(1),
+        "annotations whose area is not a finite number": ~np.isfinite(areas),
         "annotations with a box of zero size": ~(boxes[:, 2:] > 0).all(1),
-        "annotations whose labelled keypoints are not finite": (labelled & ~np.isfinite(keypoints).all(2)).any(1),
+        "annotations whose area is negative": areas < 0,
+        "annotations whose labelled keypoints are not finite numbers": broken.any(1),
         "annotations whose visibility is not 0, 1 or 2": ~_visibility_is_sound(keypoints[..., 2], rules).all(1),
     }
     reasons = {id(people[row]): reason for reason, bad in reversed(checks.items()) for row in np.flatnonzero(bad)}

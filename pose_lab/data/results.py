@@ -16,10 +16,12 @@ annotation file. Every error names the record. A file is read in pieces: its num
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -66,6 +68,7 @@ class Results:
         track_ids: (P,) int64, whom the record follows through its video, -1 for none.
         part_scores: (P,) float64 by part, for the parts that have scores of their own in every record.
         surplus: how many people were dropped on reading, each beyond the best of its image.
+        files: each file that was read, with the index of its first record.
     """
 
     predictions: Predictions
@@ -75,6 +78,16 @@ class Results:
     track_ids: NDArray[np.int64]
     part_scores: dict[str, Tensor]
     surplus: int = 0
+    files: Sequence[tuple[int, Path]] = ()
+
+    def place(self, record: int) -> tuple[Path, int]:
+        """The file of a record, and its index there."""
+        return _place(self.files, record)
+
+
+def _place(files: Sequence[tuple[int, Path]], record: int) -> tuple[Path, int]:
+    first, file = files[bisect_right(files, record, key=itemgetter(0)) - 1]
+    return file, record - first
 
 
 def read_results(
@@ -104,22 +117,22 @@ def read_results(
         raise FileNotFoundError(f"results {path} do not exist")
     reading = video_records if videos else _folder_records if path.is_dir() else _file_records
     records = reading(path)
-    reader = _Reader(path, annotations, skeleton, unknown_images, most, videos)
+    reader = _Reader(annotations, skeleton, unknown_images, most, videos)
     with closing(records):  # an error ends the display of progress before it is told
-        numbered = enumerate(records)
+        numbered = reader.numbered(records)
         while piece := list(islice(numbered, RECORDS_AT_A_TIME)):
             reader.read(piece)
     return reader.results()
 
 
-def _file_records(path: Path) -> Generator[Record]:
+def _file_records(path: Path) -> Generator[tuple[Path, Record]]:
     for n, record in enumerate(list_elements(path, EXPECTED)):
         if not isinstance(record, dict):
             raise ValueError(f"{path}: record {n} is {_kind(record)}, expected an object")
         missing = [field for field in ("image_id", "keypoints", "score") if field not in record]
         if missing:
             raise ValueError(f"{path}: record {n} has no {' and no '.join(missing)}")
-        yield record
+        yield path, record
 
 
 def _kind(value: Any) -> str:
@@ -129,7 +142,7 @@ def _kind(value: Any) -> str:
     return "null" if value is None else "a number"
 
 
-def _folder_records(folder: Path) -> Generator[Record]:
+def _folder_records(folder: Path) -> Generator[tuple[Path, Record]]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise ValueError(f"{folder} holds no .json file")
@@ -137,7 +150,8 @@ def _folder_records(folder: Path) -> Generator[Record]:
     for file in files:
         if (first := seen.setdefault(_picture(file), file)) != file:
             raise ValueError(f"{file} and {first.name} are of the same picture")
-        yield from _people_of_picture(file)
+        for record in _people_of_picture(file):
+            yield file, record
 
 
 def _picture(file: Path) -> str:
@@ -177,7 +191,6 @@ class _Reader:
 
     def __init__(
         self,
-        path: Path,
         annotations: Annotations,
         skeleton: Skeleton,
         unknown_images: UnknownImages,
@@ -185,16 +198,27 @@ class _Reader:
         videos: bool,
     ) -> None:
         self.videos = videos
-        self.path, self.annotations, self.skeleton, self.unknown_images = path, annotations, skeleton, unknown_images
+        self.annotations, self.skeleton, self.unknown_images = annotations, skeleton, unknown_images
         self.most, self.surplus, self.drop_at = most, 0, SURPLUS_FROM
         self.rows_by_id = {image: row for row, image in enumerate(annotations.image_ids.tolist())}
         self.rows_by_name = _rows_by_name(annotations)
-        self.record_of_id: dict[int, int] = {}
+        self.files: list[tuple[int, Path]] = []
+        self.record_of_id: dict[tuple[Path, int], int] = {}
         self.left_out = {"of another category than person": 0, "of images without annotations": 0}
         self.pieces: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] = []
 
+    def numbered(self, records: Iterator[tuple[Path, Record]]) -> Iterator[tuple[int, Record]]:
+        """The records with their index over all files; notes where each file begins."""
+        for n, (file, record) in enumerate(records):
+            if not self.files or self.files[-1][1] != file:
+                self.files.append((n, file))
+            yield n, record
+
     def read(self, piece: Sequence[tuple[int, Record]]) -> None:
         """Checks and keeps some numbered records."""
+        for n, record in piece:
+            if (kind := _kind(record.get("category_id", PERSON))) != "a number":
+                raise self._error(n, f"category_id of record {{}} is {kind}, expected a number")
         people = [(n, record) for n, record in piece if record.get("category_id", PERSON) == PERSON]
         self.left_out["of another category than person"] += len(piece) - len(people)
         self._refuse_repeated_ids(people)
@@ -262,13 +286,22 @@ class _Reader:
             track_ids=indices[:, 3],
             part_scores={part: values for part, values in parts.items() if len(values) and values.isfinite().all()},
             surplus=self.surplus,
+            files=self.files,
         )
 
     def _refuse_repeated_ids(self, people: Sequence[tuple[int, Record]]) -> None:
         for n, record in people:
             own = record.get("id")
-            if isinstance(own, int) and (first := self.record_of_id.setdefault(own, n)) != n:
-                raise ValueError(f"{self.path}: record {n} has the id {own} of record {first}")
+            if not isinstance(own, int):
+                continue
+            file, place = _place(self.files, n)
+            if (first := self.record_of_id.setdefault((file, own), place)) != place:
+                raise ValueError(f"{file}: record {place} has the id {own} of record {first}")
+
+    def _error(self, n: int, what: str) -> ValueError:
+        """What is wrong with a record; its index in its file takes the place of `{}`."""
+        file, place = _place(self.files, n)
+        return ValueError(f"{file}: {what.format(place)}")
 
     def _rows_of_images(self, people: Sequence[tuple[int, Record]]) -> tuple[list[int], list[tuple[int, Record]]]:
         """Each record's row among the annotations' images, and the records that have one."""
@@ -280,8 +313,9 @@ class _Reader:
                 rows.append(row)
                 known.append((n, record))
             elif self.unknown_images == "error":
+                file, place = _place(self.files, n)
                 raise ValueError(
-                    f"{self.path}: record {n} is of image {image!r}, which the annotations do not have "
+                    f"{file}: record {place} is of image {image!r}, which the annotations do not have "
                     "(unknown_images=skip leaves such records out)"
                 )
         return rows, known
@@ -293,7 +327,7 @@ class _Reader:
         """The record's number in a field, -1 if it has none."""
         own = record.get(field, -1)
         if not isinstance(own, int) or isinstance(own, bool) or own.bit_length() > 63:
-            raise ValueError(f"{self.path}: {field} of record {n} is not a whole number")
+            raise self._error(n, f"{field} of record {{}} is not a whole number")
         return own
 
     def _part_scores(self, known: Sequence[tuple[int, Record]], field: str) -> NDArray[np.float64]:
@@ -310,7 +344,7 @@ class _Reader:
         if array is not None:
             return array
         n, wrong = next((n, wrong) for n, value in values if (wrong := self._wrong(value, count)))
-        raise ValueError(f"{self.path}: {field} of record {n} {wrong}")
+        raise self._error(n, f"{field} of record {{}} {wrong}")
 
     def _wrong(self, value: Any, count: int) -> str | None:
         if _finite([value], count) is not None:

@@ -11,8 +11,8 @@ from pose_lab.data.layouts.files import parsed_json
 Record = dict[str, Any]
 
 
-def video_records(path: Path) -> Generator[Record]:
-    """The people found, as COCO's records that have a `track_id` too.
+def video_records(path: Path) -> Generator[tuple[Path, Record]]:
+    """The people found, each with its file, as COCO's records that have a `track_id` too.
 
     PoseTrack18's files are objects with a list `annotations` of people: `image_id`, `track_id`, `keypoints` (x, y and 0
     where a keypoint was not found) and `scores`, one for each keypoint; without them a keypoint's third value is its
@@ -31,7 +31,7 @@ def video_records(path: Path) -> Generator[Record]:
         if not isinstance(people, list):
             raise ValueError(f"{file} holds neither a list of people nor an object with the list `annotations`")
         for n, person in enumerate(people):
-            yield _as_record(person, f"{file}: person {n}")
+            yield file, _as_record(person, f"{file}: person {n}")
 
 
 def _as_record(person: Any, name: str) -> Record:

@@ -22,7 +22,18 @@ from pose_lab.metrics.parts import indices_of
 from pose_lab.poses import Annotations
 from pose_lab.skeletons import Skeleton
 
-NOT_THE_METRICS = ("_target_", "family", "data", "skeleton", "size", "torso", "unknown_images", "missing", "shift")
+NOT_THE_METRICS = (
+    "_target_",
+    "family",
+    "data",
+    "skeleton",
+    "size",
+    "torso",
+    "unknown_images",
+    "bad_records",
+    "missing",
+    "shift",
+)
 SIZES = {"box": "the box's longer side", "head": "0.6 x the head box's diagonal", "torso": "the torso"}
 
 
@@ -127,7 +138,8 @@ def _owners(
     images = results.predictions.image_index.tolist()
     numbers = zip(results.records.tolist(), results.annotation_ids.tolist(), images, strict=True)
     for n, (record, named, image) in enumerate(numbers):
-        name = f"{protocol.results}: record {record}"
+        file, place = results.place(record)
+        name = f"{file}: record {place}"
         if named < 0 and per_image[image] > 1:
             raise ValueError(
                 f"{name} must name its person by `annotation_id`: {per_image[image]} people count in its picture"
@@ -138,7 +150,11 @@ def _owners(
         if row >= 0 and annotations.image_index[row] != image:
             raise ValueError(f"{name} is of annotation {named}, which is in another picture than its image_id says")
         if row >= 0 and (first := record_of.setdefault(row, record)) != record:
-            raise ValueError(f"{name} is of the same person as record {first}: one result per person is wanted")
+            other, place = results.place(first)
+            raise ValueError(
+                f"{name} is of the same person as record {place}{'' if other == file else f' of {other}'}: one result "
+                "per person is wanted"
+            )
         owner[n] = row
     return owner
 

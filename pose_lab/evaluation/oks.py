@@ -31,6 +31,7 @@ from pose_lab.metrics.rows import at_least_one
 from pose_lab.ops.oks import best_of_images
 from pose_lab.poses import Annotations
 from pose_lab.runs.files import write_file
+from pose_lab.skeletons import CROWDPOSE
 
 TABLES = ("keypoint", "crowd_index", "people")
 LINE = " Average {kind} @[ IoU={levels:<9} | {which} | maxDets={limit:>3d} ] = {value:.3f}"
@@ -82,7 +83,7 @@ def evaluate(protocol: Protocol) -> Evaluation:
         heading=f"{len(annotations.image_ids)} pictures; -1 means that nobody counts",
         numbers=numbers,
         tables=tables,
-        ignored=_ignored(annotations, results, metric, taking_part),
+        ignored=_ignored(annotations, results, metric, taking_part, _without_crowd_index(annotations, protocol)),
         lines=[_official_line(name, value, metric.max_detections) for name, value in numbers.items()],
         columns=COLUMNS,
         files={"curves": partial(_write_curves, metric), "matches": partial(_write_matches, metric, taking_part)},
@@ -132,15 +133,27 @@ class _TakingPart:
 
 
 def _ignored(
-    annotations: Annotations, results: Results, metric: OKSAveragePrecision, taking_part: _TakingPart
+    annotations: Annotations,
+    results: Results,
+    metric: OKSAveragePrecision,
+    taking_part: _TakingPart,
+    unknown_crowds: int,
 ) -> dict[str, int]:
     return {
         "people without keypoints that count": int(((annotations.num_keypoints == 0) & ~annotations.ignore).sum()),
         "crowd regions": int(annotations.ignore.sum()),
+        "pictures without a crowd index, which are in no difficulty set": unknown_crowds,
         f"detections beyond the {metric.max_detections} best of a picture": taking_part.beyond,
         "detections without any keypoint of a value above 0": taking_part.empty,
         **{f"results {reason}": count for reason, count in results.left_out.items()},
     }
+
+
+def _without_crowd_index(annotations: Annotations, protocol: Protocol) -> int:
+    """How many pictures lack a crowd index where others have one, or where CrowdPose should have it."""
+    unknown = np.isnan(annotations.crowd_index)
+    wanted = not unknown.all() or protocol.settings["data"] == CROWDPOSE.name
+    return int(unknown.sum()) if wanted else 0
 
 
 def _table(

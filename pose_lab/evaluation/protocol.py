@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import pose_lab.conf
-from pose_lab.data.rules import ReadingRules
+from pose_lab.data.rules import BadRecords, ReadingRules
 from pose_lab.skeletons import Skeleton, skeleton
 
 CONF = Path(next(iter(pose_lab.conf.__path__)))
@@ -118,13 +118,14 @@ def _kind(value: Any) -> str:
     return of_type.get(type(value), "nothing")
 
 
-def reading_rules(data: str, shown: str | None, part: str | None) -> ReadingRules:
+def reading_rules(data: str, shown: str | None, part: str | None, bad_records: BadRecords = "error") -> ReadingRules:
     """How the annotations of a data set are read for its evaluation, for which no pictures need to be there.
 
     Args:
         data: a name in `conf/data`.
         shown: the skeleton that people are mapped to; None leaves the data set's own.
         part: of a file that holds several splits.
+        bad_records: what happens to annotations that contradict themselves.
 
     Raises:
         ValueError: if there is no such data set or skeleton.
@@ -139,6 +140,7 @@ def reading_rules(data: str, shown: str | None, part: str | None) -> ReadingRule
         skeleton=own,
         area_factor=node.area_factor,
         pixel_shift=node.pixel_shift,
+        bad_records=bad_records,
         layout=node.layout,
         sizes=False,
         part=part,

@@ -39,9 +39,10 @@ def evaluate(protocol: Protocol) -> Evaluation:
         raise ValueError(f"{protocol.annotations} has no head boxes, which distances are measured by")
     results = read_results(protocol.results, annotations, protocol.skeleton, settings["unknown_images"], videos=True)
     people, images = ~annotations.ignore, results.predictions.image_index.numpy()
-    tracked = (values[people] for values in (annotations.instance_ids, annotations.image_index, annotations.track_ids))
-    _refuse_untracked(protocol.annotations, "annotation", *tracked)
-    _refuse_untracked(protocol.results, "record", results.records, images, results.track_ids)
+    named = [(protocol.annotations, f"annotation {number}") for number in annotations.instance_ids[people].tolist()]
+    _refuse_untracked(named, annotations.image_index[people], annotations.track_ids[people])
+    places = map(results.place, results.records.tolist())
+    _refuse_untracked([(file, f"record {number}") for file, number in places], images, results.track_ids)
     chosen = indices_of(protocol.skeleton, settings["keypoints"])
     truth, without_head = _annotated(annotations, chosen)
     found = _found(results, chosen)
@@ -75,17 +76,18 @@ def evaluate(protocol: Protocol) -> Evaluation:
     )
 
 
-def _refuse_untracked(path: Path, what: str, ids: NDArray[np.int64], frame: NDArray, track: NDArray) -> None:
-    """Raises ValueError if somebody has no track, or two have the same in a frame."""
+def _refuse_untracked(named: list[tuple[Path, str]], frame: NDArray, track: NDArray) -> None:
+    """Raises ValueError if somebody has no track, or two have the same in a frame; `named` gives file and name."""
     if (track < 0).any():
-        raise ValueError(f"{path}: {what} {ids[(track < 0).argmax()]} has no track_id, a number from 0 on")
+        path, name = named[int((track < 0).argmax())]
+        raise ValueError(f"{path}: {name} has no track_id, a number from 0 on")
     _, first, which = np.unique(np.column_stack([frame, track]), axis=0, return_index=True, return_inverse=True)
     first_alike = first[which.reshape(-1)]
     again = first_alike != np.arange(len(track))
     if again.any():
-        n = again.argmax()
-        other = ids[first_alike[n]]
-        raise ValueError(f"{path}: {what} {ids[n]} has the track_id {track[n]} of {what} {other} of the same frame")
+        n = int(again.argmax())
+        (path, name), (_, other) = named[n], named[int(first_alike[n])]
+        raise ValueError(f"{path}: {name} has the track_id {track[n]} of {other} of the same frame")
 
 
 def _annotated(annotations: Annotations, chosen: list[int]) -> tuple[Tracks, int]:

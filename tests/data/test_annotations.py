@@ -146,13 +146,28 @@ def without(field):
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        (with_annotation(bbox=[1, 2, 0, 40]), r"1 annotations with a box of zero size \(ids 1\)"),
-        (with_annotation(bbox=[1, float("nan"), 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
-        (with_annotation(bbox=[1, None, 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
-        (with_annotation(bbox=[1, [2, 3], 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
-        (with_annotation(bbox=[1, 10**400, 3, 40]), r"1 annotations whose box is not finite \(ids 1\)"),
-        (with_unlabelled(bbox=[4, 4, 0, 0]), r"1 annotations with a box of zero size \(ids 4\)"),
-        (with_unlabelled(bbox=[4, 4, float("nan"), 2]), r"1 annotations whose box is not finite \(ids 4\)"),
+        (with_annotation(bbox=[1, 2, 0, 40]), r"1 annotations with a box of zero size \(annotation 0: id 1\)"),
+        (
+            with_annotation(bbox=[1, float("nan"), 3, 40]),
+            r"whose box is not finite numbers \(annotation 0: id 1\)",
+        ),
+        (
+            with_annotation(bbox=[1, None, 3, 40]),
+            r"whose box is not finite numbers \(annotation 0: id 1\)",
+        ),
+        (
+            with_annotation(bbox=[1, [2, 3], 3, 40]),
+            r"whose box is not finite numbers \(annotation 0: id 1\)",
+        ),
+        (
+            with_annotation(bbox=[1, 10**400, 3, 40]),
+            r"whose box is not finite numbers \(annotation 0: id 1\)",
+        ),
+        (with_unlabelled(bbox=[4, 4, 0, 0]), r"1 annotations with a box of zero size \(annotation 2: id 4\)"),
+        (
+            with_unlabelled(bbox=[4, 4, float("nan"), 2]),
+            r"whose box is not finite numbers \(annotation 2: id 4\)",
+        ),
         (with_annotation(bbox=[1, 2]), "without a box of four numbers"),
         (
             with_annotation(keypoints=[1, 2, 2] * len(CROWDPOSE)),
@@ -161,18 +176,24 @@ def without(field):
         (with_annotation(keypoints=[float("nan"), 2, 2] * len(COCO)), "labelled keypoints are not finite"),
         (with_annotation(keypoints=[1, 2, 3] * len(COCO)), "visibility is not 0, 1 or 2"),
         (with_annotation(image_id=1234), "1 annotations of an image that is not in the list"),
-        (with_annotation(id=2), r"1 annotations with an id that occurred before \(ids 2\)"),
-        (with_annotation(area="large"), "area is not finite"),
+        (with_annotation(id=2), r"1 annotations with an id that occurred before \(annotation 1: id 2\)"),
+        (with_annotation(area="large"), "area is not a finite number"),
+        (with_annotation(area=-1), r"1 annotations whose area is negative \(annotation 0: id 1\)"),
+        (with_annotation(num_keypoints=1.5), "1 annotations whose num_keypoints is not a whole number from 0 on"),
+        (with_annotation(num_keypoints="2"), "1 annotations whose num_keypoints is not a whole number from 0 on"),
+        (with_annotation(num_keypoints=-2), "1 annotations whose num_keypoints is not a whole number from 0 on"),
+        (without("id"), r"1 annotations without id or image_id \(annotation 0: without id\)"),
+        (with_image(crowdIndex=float("nan")), r"1 images whose crowdIndex is NaN or infinite \(image 0: id 9\)"),
         (without("keypoints"), "1 annotations without keypoints"),
         (without("area"), "1 annotations without area"),
-        (with_image(id=3), r"1 images with an id that occurred before \(ids 3\)"),
+        (with_image(id=3), r"1 images with an id that occurred before \(image 1: id 3\)"),
         (with_image(width=0), "1 images of zero size"),
         (with_image(width=2**40), "1 images whose id, width or height is not a whole number"),
-        (with_image(file_name=123), r"1 images whose file_name is no text \(ids 9\)"),
-        (with_image(crowdIndex="high"), r"1 images whose crowdIndex is no number \(ids 9\)"),
-        (with_record("images", 1234), r"1 images that are no objects \(ids 1234\)"),
-        (with_record("annotations", ["person"]), r"1 annotations that are no objects \(ids \['person'\]\)"),
-        (with_record("annotations", None), r"1 annotations that are no objects \(ids None\)"),
+        (with_image(file_name=123), r"1 images whose file_name is no text \(image 0: id 9\)"),
+        (with_image(crowdIndex="high"), r"1 images whose crowdIndex is no number \(image 0: id 9\)"),
+        (with_record("images", 1234), r"1 images that are no objects \(image 0: 1234\)"),
+        (with_record("annotations", ["person"]), r"1 annotations that are no objects \(annotation 0: \['person'\]\)"),
+        (with_record("annotations", None), r"1 annotations that are no objects \(annotation 0: None\)"),
     ],
 )
 def test_bad_records_are_counted_and_named_or_left_out(write, caplog, values, complaint):
@@ -191,7 +212,10 @@ def test_what_was_left_out_is_told_at_every_opening(write, caplog):
     for _ in range(2):
         caplog.clear()
         load(values, ReadingRules(COCO, bad_records="skip"))
-        assert "1 bad records: 1 annotations with a box of zero size (ids 1). They are left out." in caplog.text
+        assert (
+            "1 bad records: 1 annotations with a box of zero size (annotation 0: id 1). They are left out."
+            in caplog.text
+        )
 
 
 def test_nothing_is_told_of_a_sound_file(write, caplog):
@@ -199,10 +223,19 @@ def test_nothing_is_told_of_a_sound_file(write, caplog):
     assert not caplog.text
 
 
+def test_an_area_of_zero_and_no_crowd_index_are_sound(write):
+    values = with_annotation(area=0)
+    values["images"][0]["crowdIndex"] = None
+    values["images"][1]["crowdIndex"] = 0.5
+    annotations = load(write(values))
+    assert annotations.areas.tolist() == [600, 0, 600]
+    assert np.isnan(annotations.crowd_index).tolist() == [False, True, True]
+
+
 def test_many_bad_records_make_a_short_message(write):
     values = content()
     values["annotations"] = [person(n, 3, bbox=[0, 0, 0, 0]) for n in range(50)]
-    with pytest.raises(ValueError, match=r"50 bad records: .*\(ids 0, 1, 2, 3, 4, \.\.\.\)"):
+    with pytest.raises(ValueError, match=r"50 bad records: .*\(annotation 0: id 0, .*annotation 4: id 4, \.\.\.\)"):
         load(write(values))
 
 
