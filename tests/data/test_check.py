@@ -115,6 +115,7 @@ def test_counts_of_coco(tmp_path, capsys):
     np.testing.assert_allclose(list(val["labelled_share"].values()), shares, atol=1e-4)
     assert val["bad_images"] == {}
     assert val["bad_records"] == {}
+    assert val["miscounted"] == []
     assert val["crowd_index"] == {}
     assert val["flips"]["crossed"] == val["flips"]["turned"] == []
     printed = capsys.readouterr().out
@@ -136,6 +137,7 @@ def test_counts_of_crowdpose(tmp_path):
     assert test["skeleton"] == CROWDPOSE.name
     assert test["crowd_index"] == {"easy": 411, "medium": 1240, "hard": 349}
     assert test["people"]["ignored regions"] == 106
+    assert test["miscounted"] == []
     assert len(test["bad_images"]) == 2000
     assert test["keypoints"]["hidden"] > test["keypoints"]["visible"]
 
@@ -154,8 +156,14 @@ def faulty(tmp_path):
     (root / "pictures/6.png").write_bytes(b"\x89PNG cut off")
     (root / "pictures/7.png").unlink()
     people[8]["id"] = people[0]["id"]
+    people[0]["num_keypoints"] = 0
+    people[5]["num_keypoints"] = sum(flag > 0 for flag in people[5]["keypoints"][2::3])
     write_annotations(root, content)
     return root
+
+
+def people_of(root):
+    return read_annotations(root)["annotations"]
 
 
 def test_every_error_is_found(faulty, tmp_path, capsys):
@@ -169,6 +177,7 @@ def test_every_error_is_found(faulty, tmp_path, capsys):
         "annotations with a box of zero size": [3],
     }
     assert found["outside"] == [4]
+    assert found["miscounted"] == [people_of(faulty)[0]["id"]]
     assert 5 in found["far_outside_box"]
     assert {name: reason.split(",")[0] for name, reason in found["bad_images"].items()} == {
         "5.png": "is 128x96 pixels",

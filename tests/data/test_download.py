@@ -295,6 +295,16 @@ def test_one_failure_does_not_stop_the_others_and_is_told(site, shop, tmp_path, 
     assert left(tmp_path / "root") == ["annotations", "val"]
 
 
+def test_addresses_that_end_alike_do_not_share_a_file(site, tmp_path):
+    site.files |= {f"{name}/data.zip": zipped(**{f"{name}/1.txt": name}) for name in ("train", "val")}
+    files = {name: {"url": f"{site.address}/{name}/data.zip", "makes": [name]} for name in ("train", "val")}
+    addresses = tmp_path / "addresses.yaml"
+    addresses.write_text(yaml.safe_dump({"twins": {"files": files}}))
+    assert run(addresses, tmp_path / "root", "twins") == 0
+    assert left(tmp_path / "root") == ["train", "val"]
+    assert [(tmp_path / "root" / name / "1.txt").read_text() for name in files] == ["train", "val"]
+
+
 def test_a_damaged_archive_is_removed_and_nothing_unpacked(site, shop, tmp_path, capsys):
     site.files["val.zip"] = site.files["val.zip"][:-40]
     assert run(shop[1], tmp_path / "root", "mini", "only=val") == 1
@@ -313,8 +323,8 @@ def test_an_interrupted_unpacking_is_done_again(site, shop, tmp_path):
     root = tmp_path / "root"
     (root / "val").mkdir(parents=True)
     (root / "val/0.jpg").write_bytes(b"x")
-    (root / ".download").mkdir()
-    (root / ".download/val.zip").write_bytes(site.files["val.zip"])
+    (root / ".download/val").mkdir(parents=True)
+    (root / ".download/val/val.zip").write_bytes(site.files["val.zip"])
     assert run(shop[1], root, "mini", "only=val") == 0
     assert len(left(root / "val")) == 20
     assert (root / "val/0.jpg").read_bytes() == CONTENT[:1000]

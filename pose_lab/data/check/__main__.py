@@ -128,6 +128,7 @@ def table(part: Part, findings: Findings) -> str:
     )
     lines += _people("with a keypoint outside their picture", findings.outside)
     lines += _people("with a keypoint far outside their box", findings.far_outside_box)
+    lines += _people("whose num_keypoints contradicts their keypoints", findings.miscounted)
     judged = f"of {findings.flips['judged']:,} judged"
     lines += _people("whose left shoulder and hip are on opposite sides", findings.flips["crossed"], judged)
     lines += _people("whose face is seen, but left is where right should be", findings.flips["turned"], judged)

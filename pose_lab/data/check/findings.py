@@ -14,8 +14,9 @@ from pose_lab.data.check.flips import flip_errors
 from pose_lab.data.check.sources import Part
 from pose_lab.data.layouts import LAYOUTS
 from pose_lab.data.records import examined
+from pose_lab.data.rules import ReadingRules
 from pose_lab.poses import Annotations
-from pose_lab.skeletons import Skeleton
+from pose_lab.skeletons import COCO, Skeleton
 
 _CROWD_SETS = {"easy": (-np.inf, 0.2), "medium": (0.2, 0.8), "hard": (0.8, np.inf)}  # CrowdPose's package
 _FAR_OUTSIDE = 0.25  # of the longer side of its box: a keypoint further out is told
@@ -40,6 +41,7 @@ class Findings:
         bad_images: why, by file name.
         outside: ids of people with a labelled keypoint outside their picture.
         far_outside_box: ids of people with a labelled keypoint far outside their box.
+        miscounted: ids of people whose `num_keypoints` in the file is not how many count by their keypoints.
         flips: ids of people whose left and right contradict each other, by rule, and how many could be judged.
     """
 
@@ -57,6 +59,7 @@ class Findings:
     bad_images: dict[str, str]
     outside: list[int]
     far_outside_box: list[int]
+    miscounted: list[int]
     flips: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +71,7 @@ class Findings:
         """How many records and files look wrong."""
         bad = sum(map(len, self.bad_records.values())) + len(self.bad_images)
         flips = len({*self.flips["crossed"], *self.flips["turned"]})
-        return bad + len(self.outside) + len(self.far_outside_box) + flips
+        return bad + len(self.outside) + len(self.far_outside_box) + len(self.miscounted) + flips
 
 
 def look_at(part: Part, decode: bool) -> tuple[Findings, Annotations]:
@@ -120,6 +123,7 @@ def look_at(part: Part, decode: bool) -> tuple[Findings, Annotations]:
         bad_images=_bad_images(annotations, part.images, decode),
         outside=annotations.instance_ids[outside.any(1)].tolist(),
         far_outside_box=annotations.instance_ids[far.any(1)].tolist(),
+        miscounted=_miscounted(content.people, annotations, part.rules),
         flips=_flips(annotations, skeleton),
     )
     return findings, annotations
@@ -139,6 +143,27 @@ def _far_outside(annotations: Annotations) -> NDArray[np.bool_]:
     xy = annotations.keypoints[..., :2]
     inside = (xy >= boxes[..., :2] - margin) & (xy <= boxes[..., 2:] + margin)
     return (annotations.keypoints[..., 2] > 0) & ~inside.all(2)
+
+
+def _miscounted(records: list[Any], annotations: Annotations, rules: ReadingRules) -> list[int]:
+    """Ids of people whose `num_keypoints` is not how many count; files of more keypoints may count COCO's alone."""
+    if rules.shown is not None:
+        return []
+    stated = {person["id"]: person["num_keypoints"] for person in records if _states_count(person)}
+    of_coco = np.array([name in COCO.keypoints for name in rules.skeleton.keypoints])
+    coco_counts = (annotations.keypoints[:, of_coco, 2] > 0).sum(1)
+    people = zip(
+        annotations.instance_ids.tolist(),
+        annotations.ignore.tolist(),
+        annotations.num_keypoints.tolist(),
+        coco_counts.tolist(),
+        strict=True,
+    )
+    return [own for own, ignored, *counts in people if not ignored and stated.get(own, counts[0]) not in counts]
+
+
+def _states_count(person: Any) -> bool:
+    return isinstance(person, dict) and isinstance(person.get("id"), int) and "num_keypoints" in person
 
 
 def _shares(labelled: NDArray[np.bool_], skeleton: Skeleton) -> dict[str, float]:

@@ -117,8 +117,7 @@ def _fetch_all(items: list[Item], root: Path, parallel: int) -> list[str]:
     failures = [failure for failure in done if failure]
     if not failures:
         (aside / "lock").unlink(missing_ok=True)
-        if not any(aside.iterdir()):
-            aside.rmdir()
+        _remove_if_empty(aside)
     return failures
 
 
@@ -136,8 +135,10 @@ def _bars() -> Progress:
 
 def _fetch_one(item: Item, root: Path, bars: Progress) -> str | None:
     """Fetches and unpacks one file; returns what went wrong."""
-    archive = root / _ASIDE / Path(urlsplit(item.wanted.url).path).name
+    archive = root / _ASIDE / item.name / Path(urlsplit(item.wanted.url).path).name  # addresses may end alike
+    archive.parent.mkdir(exist_ok=True)
     if not _missing(item, root) and not archive.exists():  # an archive that is left was not unpacked to its end
+        _remove_if_empty(archive.parent)
         bars.console.print(f"{item.name} is there")
         return None
     bar = bars.add_task(item.name, total=None)
@@ -148,15 +149,22 @@ def _fetch_one(item: Item, root: Path, bars: Progress) -> str | None:
         unpack(archive, root / _ASIDE / f"{item.name}.unpacking", root / item.into)
     except ValueError as error:
         archive.unlink(missing_ok=True)  # no use in going on with it
+        _remove_if_empty(archive.parent)
         return f"{item.wanted.url}: {error}. It is removed; start again to fetch it anew"
     except OSError as error:
         return str(error) if isinstance(error, DownloadError) else f"{item.name} cannot be written to {root}: {error}"
     archive.unlink()
+    archive.parent.rmdir()
     if missing := _missing(item, root):
         return f"{item.wanted.url} does not hold {', '.join(missing)}"
     bars.update(bar, description=f"{item.name}: done")
     bars.console.print(f"{item.name} is in {root}")
     return None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _missing(item: Item, root: Path) -> list[str]:
