@@ -16,7 +16,7 @@ with a row per annotated person; of videos PoseTrack18's files.
                      conf/data
   part=NAME          of several that ANNOTATIONS holds: train, test
   KEY=VALUE          any setting of conf/metric/NAME.yaml: unknown_images=skip,
-                     crowd_limits=paper, thresholds=[0.1]
+                     bad_records=skip, crowd_limits=paper, thresholds=[0.1]
 
 All pictures of ANNOTATIONS are evaluated, also those without results.
 """

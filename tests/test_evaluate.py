@@ -191,6 +191,10 @@ BAD = {
     "repeated id": (lambda records: [record | {"id": 5} for record in records], "record 1 has the id 5 of record 0"),
     "an annotation id as text": (spoil("annotation_id", "7"), "annotation_id of record 3 is not a whole number"),
     "a category as text": (spoil("category_id", "person"), "category_id of record 3 is text, expected a number"),
+    "AlphaPose's cmu format": (
+        lambda records: {"1.jpg": {"version": "AlphaPose v0.3"}},
+        "not with its formats cmu",
+    ),
     "null alone": (lambda records: "null", "holds null, expected a list"),
     "a number alone": (lambda records: " 5\n", "holds a number, expected a list"),
     "an object": (lambda records: {"annotations": records}, "holds an object, expected a list"),

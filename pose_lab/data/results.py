@@ -3,7 +3,7 @@
 - COCO: a list of records `image_id` (a number), `keypoints` (x, y, score of each), `score`. mmpose's evaluation writes
   it too. COCO-WholeBody's records have the further lists `foot_kpts`, `face_kpts`, `lefthand_kpts`, `righthand_kpts`
   and may have scores of these parts; all keypoints in one list are read as well.
-- AlphaPose: the same with the picture's file name as `image_id`.
+- AlphaPose's default: the same with the picture's file name as `image_id`. Its formats `cmu` and `open` are refused.
 - mmpose's inference: a folder with one JSON file per picture, named as the picture is (or `results_` before it): a list
   of people, or an object that holds it as `instance_info`; each person has `keypoints` (pairs), `keypoint_scores`,
   `bbox` and `bbox_score`. There is no score of the pose, so it is made as mmpose's evaluation makes it: the box's score
@@ -48,7 +48,8 @@ PART_SCORES = {
     "whole_body": "wholebody_score",
 }
 EXPECTED = (
-    "a list of records with image_id, keypoints and score; for mmpose's files of single pictures give their folder"
+    "a list of records with image_id, keypoints and score; AlphaPose writes it by default, not with its formats cmu "
+    "and open; for mmpose's files of single pictures give their folder"
 )
 RECORDS_AT_A_TIME = 1 << 9  # few enough to stay in the cache of the processor
 SURPLUS_FROM = 1 << 16  # records that are kept before those that cannot count are dropped

@@ -569,7 +569,7 @@ def test_people_are_shown_with_another_skeleton(tmp_path):
     [
         ({"ignore_regions_x": [[1, 2, 3]], "ignore_regions_y": [[1, 2]]}, {}, "frame v/1.jpg are not polygons"),
         ({"ignore_regions_x": [[1, 2]], "ignore_regions_y": []}, {}, "frame v/1.jpg are not polygons"),
-        ({}, {"track_id": "a"}, r"1 annotations whose track_id is not a whole number \(ids 5\)"),
+        ({}, {"track_id": "a"}, r"1 annotations whose track_id is not a whole number \(id 5\)"),
         ({}, {"bbox": [1, 2, 3]}, "1 annotations without a box of four numbers"),
     ],
 )
