@@ -267,6 +267,12 @@ def test_head_boxes_are_demanded(pck_files: tuple[Path, Path], capsys: pytest.Ca
     assert "has no head boxes" in fails(capsys, f"gt={gt}", f"dt={dt}", "metric=pckh", "data=coco")
 
 
+def test_a_size_that_is_none_is_refused(pck_files: tuple[Path, Path], capsys: pytest.CaptureFixture):
+    gt, dt = pck_files
+    error = fails(capsys, f"gt={gt}", f"dt={dt}", "metric=epe", "data=coco", "size=-5")
+    assert "size=-5 is none of box, head, torso, or two keypoints" in error
+
+
 def test_no_pictures_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture):
     gt = shared_data("mmpose_samples") / "mpii/test_mpii.json"
     np.save(tmp_path / "dt.npy", np.array([person["joints"] for person in json.loads(gt.read_text())], float))

@@ -275,3 +275,10 @@ def test_ids_indices_and_shapes_that_do_not_fit_are_refused():
         metric.update(replace(found, keypoints=found.keypoints[:, :3]), ids)
     with pytest.raises(ValueError, match="skeleton crowdpose has"):
         OKSAveragePrecision(truth, CROWDPOSE)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5])
+def test_a_number_of_detections_out_of_range_is_refused(limit: float):
+    truth, *_ = small_case()
+    with pytest.raises(ValueError, match=f"max_detections={limit} must be a whole number from 1 on"):
+        OKSAveragePrecision(truth, COCO, limit)
