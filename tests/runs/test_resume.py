@@ -177,7 +177,7 @@ def test_a_run_that_another_process_finishes_is_waited_for(tmp_path, cache, monk
         assert other.stdout.readline() == "started\n"
         monkeypatch.setattr(train_module, "_waiting", lambda: lambda _: other.stdin.close())
         folder = train(cfg)
-    assert f"finished by another process: {path}" in capsys.readouterr().out
+    assert f"finished meanwhile: {path}" in capsys.readouterr().out
     assert folder.metrics() == {"AP": 0.25}
     assert (folder.status().state, folder.status().attempt) == ("finished", 1)
     assert not folder.checkpoints.exists()
