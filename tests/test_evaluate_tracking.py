@@ -128,15 +128,25 @@ def test_a_region_ends_where_the_file_says(tmp_path: Path, capsys: pytest.Captur
     (file,) = gt.iterdir()
     content = json.loads(file.read_text())
     image = content["images"][0]
-    own = [p for p in (*content["annotations"], *records) if p["image_id"] == image["id"]]
-    points = np.concatenate([np.array(person["keypoints"]).reshape(-1, 3)[PLACES] for person in own])
-    points = points[points[:, 2] > 0]
+    annotated, found = (
+        np.concatenate(
+            [np.array(p["keypoints"]).reshape(-1, 3)[PLACES] for p in people if p["image_id"] == image["id"]]
+        )
+        for people in (content["annotations"], records)
+    )
+    annotated, found = annotated[annotated[:, 2] > 0], found[found[:, 2] > 0]
+    points = np.concatenate([annotated, found])
     border = points[:, 0].min() + 0.25  # 0.25 right of the leftmost one: not if points were shifted by half a pixel
     image |= {"ignore_regions_x": [[-999, border, border, -999]], "ignore_regions_y": [[-999, -999, 1999, 1999]]}
     file.write_text(json.dumps(content))
     run(capsys, f"gt={gt}", f"dt={dt}", "metric=posetrack", "released=false", f"out={out}")
     ignored = json.loads(out.read_text())["ignored"]
     assert ignored["keypoints inside ignored regions"] == (points[:, 0] < border).sum()
+    nobody = stored(tmp_path / "none.json", [record for record in records if record["image_id"] != image["id"]])
+    run(capsys, f"gt={gt}", f"dt={nobody}", "metric=posetrack", "released=false", f"out={out}")
+    assert (
+        json.loads(out.read_text())["ignored"]["keypoints inside ignored regions"] == (annotated[:, 0] < border).sum()
+    )
 
 
 def test_ignored_regions_take_keypoints_from_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -127,7 +127,7 @@ def _outside_regions(annotations: Annotations, people: Tracks) -> Tracks:
         rows = np.flatnonzero(people.frame == image)
         points = people.keypoints[rows].reshape(-1, 2) - annotations.pixel_shift  # regions are as in the file
         inside = Polygon(polygon).contains_points(points)
-        present[rows] &= ~inside.reshape(len(rows), -1)
+        present[rows] &= ~inside.reshape(len(rows), present.shape[1])
     kept = present.any(1)
     return Tracks(
         frame=people.frame[kept],

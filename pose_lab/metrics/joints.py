@@ -89,8 +89,8 @@ class JointErrors(RowMetric):
         offsets = (found - annotated).double()
         if sizes is not None:
             refuse_unless_finite(sizes, "size of person {} is not finite")
-            refuse((sizes < 0).reshape(len(sizes), -1).any(1), "size of person {} is below 0")
             sizes = sizes.double()[:, None, None] if sizes.dim() == 1 else sizes.double()[:, None]
+            refuse((sizes < 0).flatten(1).any(1), "size of person {} is below 0")
             labelled = labelled & (sizes > 0).all(2)
             offsets = offsets / sizes
         self.add_rows(ids, offsets.norm(dim=2).masked_fill(~labelled, torch.nan))
