@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pose_lab.checkpoints import hrnet
-from pose_lab.checkpoints.filling import check_fit, copy, fill
+from pose_lab.checkpoints.filling import check_fit, check_keypoints, copy, fill
 from pose_lab.checkpoints.reading import StoredTensor, Weights
 from pose_lab.nets.dekr import DEKRNet
 
@@ -48,11 +48,8 @@ def load(net: DEKRNet, weights: Weights) -> str:
     if hrnet.is_trunk(weights):
         return hrnet.load_trunk(net, weights)
     heatmaps = weights.tensors.get("head_heatmap.1.weight")
-    if heatmaps is not None and heatmaps.shape[:1] != (net.num_keypoints + 1,):
-        raise ValueError(
-            f"{weights.path} has {heatmaps.shape[0] - 1} keypoints, but the data has {net.num_keypoints}: use data "
-            "with the checkpoint's keypoints, or weights that were trained for the data's"
-        )
+    if heatmaps is not None and heatmaps.shape:
+        check_keypoints(weights, heatmaps.shape[0] - 1, net.num_keypoints)
     found, state = stacked(weights), net.state_dict()
     if any(name.startswith(RESCORER) for name in state) == any(name.startswith(RESCORER) for name in found.tensors):
         return fill(net, found)

@@ -75,6 +75,19 @@ def check_fit(weights: Weights, found: Mapping[str, StoredTensor], wanted: Mappi
     )
 
 
+def check_keypoints(weights: Weights, found: int, wanted: int) -> None:
+    """Compares the number of keypoints of a checkpoint with the data's.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if found != wanted:
+        raise ValueError(
+            f"{weights.path} has {found} keypoints, but the data has {wanted}: use data with the checkpoint's "
+            "keypoints, or weights that were trained for the data's"
+        )
+
+
 def _shape(shape: Iterable[int]) -> str:
     return f"({', '.join(map(str, shape))})"
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pose_lab.checkpoints import hrnet
-from pose_lab.checkpoints.filling import fill
+from pose_lab.checkpoints.filling import check_keypoints, fill
 from pose_lab.checkpoints.reading import Weights
 from pose_lab.nets.higherhrnet import HigherHRNet
 
@@ -48,9 +48,6 @@ def load(net: HigherHRNet, weights: Weights) -> str:
     if hrnet.is_trunk(weights):
         return hrnet.load_trunk(net, weights)
     first = weights.tensors.get(FIRST)
-    if first is not None and first.shape[:1] != (2 * net.num_keypoints,):
-        raise ValueError(
-            f"{weights.path} has {first.shape[0] // 2} keypoints, but the data has {net.num_keypoints}: use data with "
-            "the checkpoint's keypoints, or weights that were trained for the data's"
-        )
+    if first is not None and first.shape:
+        check_keypoints(weights, first.shape[0] // 2, net.num_keypoints)
     return fill(net, weights)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pose_lab.checkpoints.filling import check_fit, copy, fill, method_of
+from pose_lab.checkpoints.filling import check_fit, check_keypoints, copy, fill, method_of
 from pose_lab.checkpoints.reading import StoredTensor, Weights
 from pose_lab.nets.csp import BOX_COLUMNS, CSPPose, scaled_channels, scaled_repeats
 
@@ -180,11 +180,7 @@ def load(net: CSPPose, weights: Weights) -> str:
         return fill(net, weights)  # of K keypoints with confidences, too, which no number of outputs alone tells apart
     if found.num_keypoints is None:
         return _load_trunk(net, weights)
-    if found.num_keypoints != net.num_keypoints:
-        raise ValueError(
-            f"{weights.path} has {found.num_keypoints} keypoints, but the data has {net.num_keypoints}: use data with "
-            "the checkpoint's keypoints, or weights that were trained for the data's"
-        )
+    check_keypoints(weights, found.num_keypoints, net.num_keypoints)
     return fill(net, weights)
 
 

@@ -53,7 +53,7 @@ class PoseMethod(LightningModule):
         sum_over_batch: bool = False,
     ) -> None:
         super().__init__()
-        self.skeleton = _skeleton(skeleton)
+        self.skeleton = as_skeleton(skeleton)
         self.net = net.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPUs and GPUs
         self.optimisation = Optimisation.from_config(optimisation)
         self.sum_over_batch = sum_over_batch
@@ -216,5 +216,6 @@ def frame_sides(image_size: int | Sequence[int], stride: int) -> tuple[int, ...]
     return sides
 
 
-def _skeleton(value: Skeleton | str) -> Skeleton:
+def as_skeleton(value: Skeleton | str) -> Skeleton:
+    """The keypoint set, or the one of that name."""
     return value if isinstance(value, Skeleton) else skeleton(value)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pose_lab.methods.base import PoseMethod, frame_sides
 from pose_lab.nets.hrnet import HRNet
+from pose_lab.ops.order import by_falling_score
 from pose_lab.poses import Predictions
 from pose_lab.skeletons import Skeleton
 
@@ -67,8 +68,7 @@ def predictions(
         scores: (P,).
         found: (P, K) bool, the keypoints that boxes are around; None: all.
     """
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(image_index[order], stable=True)]
+    order = by_falling_score(image_index, scores)
     low = high = keypoints
     if found is not None:
         low, high = (keypoints.where(found[..., None], outside) for outside in (torch.inf, -torch.inf))

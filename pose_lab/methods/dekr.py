@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pose_lab.checkpoints import dekr as published
 from pose_lab.checkpoints.reading import Weights
+from pose_lab.methods.base import as_skeleton
 from pose_lab.methods.bottom_up import BottomUp, predictions
 from pose_lab.methods.bottom_up_scene import crowd
 from pose_lab.methods.dekr_rescoring import Rescoring, fits, pose_features
@@ -32,7 +33,6 @@ from pose_lab.ops.nms import greedy, ranks
 from pose_lab.ops.passes import Pass
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
-from pose_lab.skeletons import skeleton as named_skeleton
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Targets (section 3.2)
@@ -566,7 +566,7 @@ class Dekr(BottomUp):
         test_time: Mapping[str, Any],
         rescoring: Mapping[str, Any],
     ) -> None:
-        keypoints = skeleton if isinstance(skeleton, Skeleton) else named_skeleton(skeleton)
+        keypoints = as_skeleton(skeleton)
         network = net(num_keypoints=len(keypoints))
         chosen = Rescoring(**rescoring)
         if chosen.wanted:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pose_lab.checkpoints import higherhrnet as published
 from pose_lab.checkpoints.reading import Weights
+from pose_lab.methods.base import as_skeleton
 from pose_lab.methods.bottom_up import BottomUp, predictions
 from pose_lab.methods.bottom_up_scene import crowd, tagged_maps
 from pose_lab.methods.grouping import Grouping, grouped
@@ -43,7 +44,6 @@ from pose_lab.ops.nms import ranks
 from pose_lab.ops.passes import Pass
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
-from pose_lab.skeletons import skeleton as named_skeleton
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Targets
@@ -452,7 +452,7 @@ class HigherHRNet(BottomUp):
         test_time: Mapping[str, Any],
         aggregation: Literal["mean", "coarsest", "finest"],
     ) -> None:
-        keypoints = skeleton if isinstance(skeleton, Skeleton) else named_skeleton(skeleton)
+        keypoints = as_skeleton(skeleton)
         network = net(num_keypoints=len(keypoints))
         super().__init__(keypoints, network, optimisation, image_size, normalisation, test_time)
         self.labels, self.weights = Labels(**labels), Losses(**losses)

@@ -23,18 +23,18 @@ from torchmetrics import Metric
 
 from pose_lab.checkpoints import kapao as published
 from pose_lab.checkpoints.reading import Weights
-from pose_lab.methods.base import PoseMethod, frame_sides
+from pose_lab.methods.base import PoseMethod, as_skeleton, frame_sides
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.metrics.fusion_rate import FusionRate
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
 from pose_lab.ops import warps
 from pose_lab.ops.boxes import clip, complete_iou, to_centres, to_corners
 from pose_lab.ops.nms import suppress
+from pose_lab.ops.order import by_falling_score
 from pose_lab.ops.passes import Pass, passes
 from pose_lab.ops.processes import mean_over_processes
 from pose_lab.poses import Annotations, Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
-from pose_lab.skeletons import skeleton as named_skeleton
 
 POSE = 0  # the class of pose objects; keypoint k has class k + 1
 
@@ -556,9 +556,7 @@ def find_people(
 def _rescored(people: Predictions, factors: Tensor) -> Predictions:
     """People whose scores are multiplied by factors (P,), again by falling score within an image."""
     scores = people.scores * factors
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(people.image_index[order], stable=True)]
-    return replace(people, scores=scores)[order]
+    return replace(people, scores=scores)[by_falling_score(people.image_index, scores)]
 
 
 def _mapped(points: Tensor, maps: Tensor) -> Tensor:
@@ -707,7 +705,7 @@ class Kapao(PoseMethod):
         sum_over_batch: bool = True,
         test_time: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
-        keypoints = skeleton if isinstance(skeleton, Skeleton) else named_skeleton(skeleton)
+        keypoints = as_skeleton(skeleton)
         network = net(num_keypoints=len(keypoints))
         super().__init__(keypoints, network, optimisation, sum_over_batch)
         self.labels = Labels(**labels)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from pose_lab.ops.order import by_falling_score
+
 _TOGETHER = 1 << 15  # boxes in one call on a GPU, whose memory grows with their square
 
 
@@ -76,8 +78,7 @@ def _together(
 
     Groups are moved apart in double precision, where that rounds nothing.
     """
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(groups[order], stable=True)]
+    order = by_falling_score(groups, scores)
     counts = torch.bincount(groups).tolist()
     low, high = boxes.aminmax()
     apart = boxes.double() + (groups * (high - low + 1).double())[:, None]

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pose_lab.ops.order import by_falling_score
+
 EPSILON = float(np.spacing(1.0))  # what the official evaluation adds to areas and counts
 PAIRS_AT_A_TIME = 1 << 12  # keeps the working set of the similarity in the processor's cache
 ROUNDING = 1e-9  # relative, above the error of any bound that is computed here
@@ -73,8 +75,7 @@ def best_of_images(image_index: Tensor, scores: Tensor, limit: int) -> Tensor:
         scores: (P,).
         limit: how many are kept of an image.
     """
-    best_first = torch.argsort(scores, descending=True, stable=True)
-    order = best_first[torch.argsort(image_index[best_first], stable=True)]
+    order = by_falling_score(image_index, scores)
     return order[rank_within(image_index[order]) < limit]
 
 
