@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.kapao_reference import people_of
-from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, training_step
+from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, one_thread, training_step
 from pose_lab.methods.kapao import Inference, Kapao, counted, find_people
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.nets.csp import CSPPose
@@ -95,12 +95,8 @@ def forward(size: int, width: float, repeats: int = 10) -> list[dict[str, Any]]:
 
 def measure() -> list[dict[str, Any]]:
     """All rows of this benchmark."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return post_processing() + forward(640, 0.5) + step(32, 128, 0.25) + step(2, 640, 0.5, repeats=3)
-    finally:
-        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":
