@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.kapao_reference import people_of
 from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, one_thread, training_step
-from pose_lab.methods.kapao import Inference, Kapao, counted, find_people
+from pose_lab.methods.kapao import Kapao
+from pose_lab.methods.kapao_inference import Inference, counted, find_people
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.nets.csp import CSPPose
 from pose_lab.nets.folded import FREEZING, folded

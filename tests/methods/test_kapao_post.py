@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks import bench_kapao as bench
-from pose_lab.methods.kapao import Inference, counted, decode, detect, find_people, published_map
+from pose_lab.methods.kapao import published_map
+from pose_lab.methods.kapao_inference import Inference, counted, decode, detect, find_people
 from pose_lab.methods.kapao_scene import scene
 from tests.conftest import ROOT
 from tests.methods.kapao_cases import PUBLISHED, fixture, inference, net
@@ -69,8 +70,10 @@ def test_decoding_leaves_out_only_what_can_become_no_object(settings):
     few, few_index = decode(raw, network.anchors, network.strides, network.num_keypoints, settings)
     assert 0 < len(few) < len(rows)
     for found, whole in zip(detect(few, few_index, 5, settings), detect(rows, image_index, 5, settings), strict=True):
-        assert torch.equal(few[found.rows], rows[whole.rows])
+        assert torch.equal(few[found.rows, :11], rows[whole.rows, :11])
         assert torch.equal(found.scores, whole.scores)
+    poses, whole = (detect(*found, 5, settings)[0].rows for found in ((few, few_index), (rows, image_index)))
+    torch.testing.assert_close(few[poses], rows[whole], rtol=1e-6, atol=1e-4)
 
 
 def test_the_timed_crowd_is_the_one_described():
