@@ -59,16 +59,17 @@ def decode(
     places, poses = _places(raw, settings)
     level, image, anchor, place = places
     columns, stride = place.new_tensor([[part.shape[4] for part in raw], list(strides)])[:, level]
-    cells = torch.stack((place % columns, place // columns), 1)
+    cells = torch.stack((place % columns, place // columns), 1).float()
+    stride = stride[:, None]
     sizes, first = anchors[level, anchor], FIRST_CLASS + 1 + num_keypoints
     found = _read(raw, places, slice(first))
     boxes = decode_boxes(found, sizes)
-    centres = (boxes[:, :2] + cells) * stride[:, None]
+    centres = (boxes[:, :2] + cells) * stride
     rows = torch.cat((centres, boxes[:, 2:], found[:, OBJECTNESS:].sigmoid()), 1)
     rows = F.pad(rows, (0, raw[0].shape[2] - first))
     points = _read(raw, places[:, poses], slice(first, None))
     points, confidences = points.tensor_split((2 * num_keypoints,), 1)
-    keypoints = decode_keypoints(points, sizes[poses]) + (cells * stride[:, None])[poses, None]
+    keypoints = decode_keypoints(points, sizes[poses]) + (cells * stride)[poses, None]
     rows[poses, first:] = torch.cat((keypoints.flatten(1), confidences.sigmoid()), 1)
     if len(raw[0]) == 1:
         return rows, image
