@@ -423,6 +423,8 @@ class Kapao(PoseMethod):
         """The decoded rows of all passes that count."""
         images = _normalised(batch.images)
         found = [self._seen(images, one) for one in self.passes]
+        if len(found) == 1:
+            return Candidates(*found[0])
         rows, image_index = (torch.cat(parts) for parts in zip(*found, strict=True))
         order = torch.argsort(image_index, stable=True)
         return Candidates(rows[order], image_index[order])
