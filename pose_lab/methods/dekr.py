@@ -55,7 +55,8 @@ class Labels:
             of the published code, which depends on the order of people and keypoints.
         phantom_centres: people without labelled keypoints have a centre, at the picture's origin (published code).
         min_area: smaller people (annotated area, square pixels of the original picture) have no centre.
-        mask: whether crowd regions and people without keypoints, i.e. their boxes, count nothing in the heatmap loss.
+        mask: whether crowd regions and people without keypoints (their outlines, or boxes where the data have none)
+            count nothing in the heatmap loss.
     """
 
     sigma: float
@@ -631,7 +632,7 @@ class Dekr(BottomUp):
     def _map_losses(self, heat: Tensor, raw_offsets: Tensor, batch: Batch) -> dict[str, Tensor]:
         shape = (len(heat), *heat.shape[2:])
         people = batch.instances
-        mask = loss_mask(people, shape, STRIDE) if self.labels.mask else None
+        mask = loss_mask(batch, shape, STRIDE) if self.labels.mask else None
         people = people[~people.ignore | people.labelled.any(1)]
         drawn = joints(people, batch.to_input, self.labels)
         target = heatmaps(drawn, shape, self.labels)

@@ -55,7 +55,8 @@ class Labels:
 
     Attributes:
         sigma: of the Gaussians, cells of each resolution.
-        mask: whether crowd regions and people without keypoints, i.e. their boxes, count nothing in the heatmap loss.
+        mask: whether crowd regions and people without keypoints (their outlines, or boxes where the data have none)
+            count nothing in the heatmap loss.
         max_people: whose tags are learnt: the first so many people of an image; None: all. (The published code stops
             with an error where there are more than 30.)
     """
@@ -492,7 +493,7 @@ class HigherHRNet(BottomUp):
             if weight:
                 shape = (len(raw), *raw.shape[2:])
                 target = heatmaps(people, shape, stride, self.labels)
-                mask = loss_mask(everybody, shape, stride) if self.labels.mask else None
+                mask = loss_mask(batch, shape, stride) if self.labels.mask else None
                 losses[f"heatmap_{stride}"] = weight * heatmap_loss(raw, target, 1.0, mask)
         listed = tagged(people, (len(tags), *tags.shape[2:]), self.labels)
         pull, push = tag_losses(tags, listed, self.weights.push_form)
