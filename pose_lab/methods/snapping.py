@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from pose_lab.ops.nms import highest_around
 
 SNAPS = ("never", "peak", "fit")
 _DAMPING, _CHANGE = 1e-3, 10.0  # of the Levenberg-Marquardt method: at the start, and after each step (Marquardt, 1963)
@@ -57,7 +58,7 @@ class Snapping:
 
 def enlarged_by(maps: Tensor, factor: float, frame: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, *frame), bilinearly: cell c comes to lie at pixel factor c; beyond the last it goes on."""
-    for dim, size in zip((2, 3), frame, strict=True):
+    for dim, size in ((3, frame[1]), (2, frame[0])):  # columns first, while there are few rows
         last = maps.shape[dim] - 1
         cells = (torch.arange(size, device=maps.device) / factor).clamp(max=last)
         low = cells.long()
@@ -96,7 +97,7 @@ def snapped(keypoints: Tensor, scores: Tensor, image_index: Tensor, heat: Tensor
 
 def _peaks(heat: Tensor, settings: Snapping) -> tuple[Tensor, Tensor]:
     """(B, K, M, 2) the highest peaks x, y of each map; and (B, K, M) bool, which of them are there."""
-    highest = F.max_pool2d(heat, settings.snap_window, 1, settings.snap_window // 2)
+    highest = highest_around(heat, settings.snap_window)
     peaks = heat.where(heat == highest, -torch.inf).flatten(2)
     values, index = peaks.topk(min(settings.snap_peaks, peaks.shape[2]))
     width = heat.shape[3]
