@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from pose_lab.data.images import Picture
 
-_CORNERS = 3  # of a polygon, at least
+_CORNERS = 3  # a polygon of fewer encloses nothing
 _INSIDE = 255
 
 Size = tuple[int, int]  # height and width of a picture
@@ -33,7 +33,7 @@ def fault(segmentation: Any, size: Size) -> str | None:
 
 
 def _is_polygon(corners: Any) -> bool:
-    if not isinstance(corners, list) or len(corners) < 2 * _CORNERS or len(corners) % 2:
+    if not isinstance(corners, list) or len(corners) % 2:
         return False
     return all(isinstance(value, int | float) for value in corners) and bool(np.isfinite(corners).all())
 
@@ -70,7 +70,7 @@ def encoded(segmentations: Sequence[Any], boxes: NDArray[np.float64], size: Size
     """The run lengths of all of a picture's regions together.
 
     Args:
-        segmentations: N of them without `fault`; an empty one stands for the box.
+        segmentations: N of them without `fault`; one without polygons that enclose anything stands for the box.
         boxes: (N, 4) xyxy.
         size: of the picture.
     """
@@ -81,8 +81,8 @@ def encoded(segmentations: Sequence[Any], boxes: NDArray[np.float64], size: Size
             runs = {"size": [height, width], "counts": _runs(segmentation["counts"])}
             parts.append(coco.frPyObjects(runs, height, width))
         else:
-            polygons = segmentation or [box[[0, 1, 2, 1, 2, 3, 0, 3]]]
-            limits = [width, height]
+            closed = [corners for corners in segmentation or [] if len(corners) >= 2 * _CORNERS]
+            polygons, limits = closed or [box[[0, 1, 2, 1, 2, 3, 0, 3]]], [width, height]
             clipped = [np.asarray(one, np.float64).reshape(-1, 2).clip(0, limits).ravel().tolist() for one in polygons]
             parts += coco.frPyObjects(clipped, height, width)
     return bytes(coco.merge(parts)["counts"])

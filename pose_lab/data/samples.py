@@ -174,7 +174,7 @@ class Samples(Dataset[Batch | images.BadImageError]):
         """(B, H, W) bool, drawn as the pictures are; None if it is not asked for or not known."""
         if not self.view.outlines or self.annotations.unlabelled_codes is None:
             return None
-        masks = _unfilled((len(plan.zoom), *plan.frame)).zero_()
+        masks = torch.zeros(len(plan.zoom), *plan.frame, dtype=torch.uint8)
         for row, (mask, sources) in enumerate(zip(masks.numpy(), _drawings(plan), strict=True)):
             for source in sources:
                 self._draw_outlines(mask, source)

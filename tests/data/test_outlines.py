@@ -63,6 +63,16 @@ def test_polygons_run_lengths_and_boxes_are_one_mask():
     assert np.array_equal(found, 255 * expected)
 
 
+def test_polygons_that_enclose_nothing_are_none():
+    box = np.array([[3, 4, 10, 12]], np.float64)
+    whole = outlines.encoded([[]], box, SIZE)
+    for segmentation in ([[5, 5, 9, 9]], [[5, 5]], [[]]):
+        assert outlines.fault(segmentation, SIZE) is None
+        assert outlines.encoded([segmentation], box, SIZE) == whole
+    triangle = [20, 2, 25, 2, 25, 8]
+    assert outlines.encoded([[triangle, [1, 1, 9, 9]]], box, SIZE) == outlines.encoded([[triangle]], box, SIZE)
+
+
 def test_polygons_far_beyond_the_picture_are_cut():
     code = outlines.encoded([[[-1e12, -1e12, 1e12, -1e12, 1e12, 1e12, -1e12, 1e12]]], np.zeros((1, 4)), SIZE)
     assert (outlines.decoded(code, SIZE) == 255).all()
@@ -72,7 +82,6 @@ def test_polygons_far_beyond_the_picture_are_cut():
     ("segmentation", "complaint"),
     [
         ("polygon", "no list of polygons"),
-        ([[1, 2, 3, 4]], "no list of polygons"),
         ([[1, 2, 3, 4, 5, 6, 7]], "no list of polygons"),
         ([[1, 2, 3, 4, 5, float("nan")]], "no list of polygons"),
         ([[1, 2, 3, 4, 5, "6"]], "no list of polygons"),
