@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 
-
 def context() -> multiprocessing.context.ForkServerContext:
     """Whose processes are such forks; of one thread, as threads would not survive the fork."""
     chosen = multiprocessing.get_context("forkserver")
@@ -82,7 +81,9 @@ class Command(AbstractContextManager):
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None and self.returncode is None:
+            self.kill()
         self.wait()
         for file in self._files:
             file.close()

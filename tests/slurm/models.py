@@ -1,4 +1,4 @@
-"""KAPAO as tests of several processes need it: without batch statistics, and one that waits in the middle of an epoch."""
+"""KAPAO as tests of several processes need it: without batch statistics, and one that waits within an epoch."""
 
 import os
 import time
