@@ -23,7 +23,7 @@ from torchmetrics import Metric
 
 from pose_lab.checkpoints import kapao as published
 from pose_lab.checkpoints.reading import Weights
-from pose_lab.methods.base import PoseMethod, as_skeleton, frame_sides
+from pose_lab.methods.base import Look, PoseMethod, as_skeleton, frame_sides
 from pose_lab.methods.kapao_scene import scene
 from pose_lab.metrics.fusion_rate import FusionRate
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS, CSPPose
@@ -746,19 +746,22 @@ class Kapao(PoseMethod):
         terms = kapao_losses(raw, matches, self.level_weights)
         return {name: self.gains[name] * value for name, value in terms.items()}
 
-    def candidates(self, batch: Batch) -> Candidates:
+    def look(self, batch: Batch, view: Pass) -> list[Tensor]:  # type: ignore[override]
+        """The network's outputs of a pass."""
+        return self.net(view.view(_normalised(batch.images), max(self.net.strides)))
+
+    def collect(self, look: Look, batch: Batch) -> Candidates:
         """The decoded rows of all passes that count."""
-        images = _normalised(batch.images)
-        found = [self._seen(images, one) for one in self.passes]
+        found = [self._seen(look, one, batch.images.shape[3]) for one in self.passes]
         rows, image_index = (torch.cat(parts) for parts in zip(*found, strict=True))
         order = torch.argsort(image_index, stable=True)
         return Candidates(rows[order], image_index[order])
 
-    def _seen(self, images: Tensor, one: Pass) -> tuple[Tensor, Tensor]:
-        """`decode`d rows of one pass, in pixels of the input."""
-        raw = self.net(one.view(images, max(self.net.strides), self.inference.pad))
+    def _seen(self, look: Look, one: Pass, width: int) -> tuple[Tensor, Tensor]:
+        """`decode`d rows of one pass, in pixels of the input, which is `width` wide."""
+        raw = look(replace(one, pad=self.inference.pad))
         rows, image_index = decode(raw, self.net.anchors, self.net.strides, len(self.skeleton), self.inference)
-        return (rows if one.is_plain else self._back(rows, one, images.shape[3])), image_index
+        return (rows if one.is_plain else self._back(rows, one, width)), image_index
 
     def _back(self, rows: Tensor, one: Pass, width: int) -> Tensor:
         """Rows (M, C) of a pass over pictures that are `width` wide, as if found in the pictures themselves."""
