@@ -1,8 +1,5 @@
 """Every shipped experiment composes at every scale, and its demo trains a few steps."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ from omegaconf import OmegaConf
 from pose_lab.runs.resolvers import SCALES
 from pose_lab.runs.search_path import FOLDERS, names
 from pose_lab.runs.train import LABELS, build, train
+from tests import forked
 from tests.configs import composed
 from tests.conftest import ROOT, shared_data
 
@@ -67,16 +65,8 @@ def test_opens_with_its_command_cost_and_expectation(name):
     assert any("Expect" in line for line in comment)
 
 
-def command(*arguments, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "pose_lab.run", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **environment},
-    )
+def command(*arguments, cwd):
+    return forked.run("pose_lab.run", *arguments, cwd=cwd)
 
 
 def test_misspelt_experiment_lists_the_valid_ones(tmp_path):

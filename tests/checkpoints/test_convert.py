@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from safetensors.torch import load_file
 from pose_lab.checkpoints import kapao
 from pose_lab.checkpoints.convert import convert, main
 from pose_lab.checkpoints.reading import open_weights
+from tests import forked
 from tests.checkpoints.crafted import save_published, tiny_net
 from tests.conftest import fixture_path
 from tests.methods.dekr_cases import tiny_net as tiny_dekr
@@ -22,8 +21,8 @@ from tests.nets.test_hrnet import tiny_trunk
 
 def test_the_command_converts_the_official_file(tmp_path):
     source, target = fixture_path("kapao/official_tiny_stripped.pt"), tmp_path / "tiny.safetensors"
-    command = [sys.executable, "-m", "pose_lab.checkpoints.convert", str(source), str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = forked.run("pose_lab.checkpoints.convert", str(source), str(target))
+    assert done.returncode == 0, done.stderr
     assert done.stdout == f"{target}: KAPAO, 17 keypoints, 472 tensors, 228,777 numbers\n"
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.safetensors"]
     before, after = open_weights(source), open_weights(target)

@@ -18,6 +18,7 @@ from pose_lab.metrics.oks_ap import OKSAveragePrecision
 from pose_lab.metrics.parts import PartsAveragePrecision
 from pose_lab.metrics.tracking import PoseTracking
 from pose_lab.skeletons import COCO, HUMAN36M, MPII
+from tests import forked
 from tests.metrics.official import predictions_from
 from tests.metrics.test_oks_ap import small_case
 from tests.metrics.test_tracking import NAMES, load, rows_of
@@ -124,7 +125,8 @@ def work(rank: int, world: int, folder: str) -> None:
 def test_every_division_gives_the_numbers_of_one_process(world: int):
     alone = numbers_of([range(25)])
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(work, (world, folder), nprocs=world)
+        forked.context()
+        mp.start_processes(work, (world, folder), nprocs=world, start_method="forkserver")
         for rank in range(world):
             results = torch.load(Path(folder) / f"{rank}.pt", weights_only=True)
             assert torch.equal(results, alone.expand_as(results))

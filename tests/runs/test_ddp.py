@@ -2,28 +2,21 @@
 
 import csv
 import os
-import subprocess
-import sys
 
 import pytest
 
 from pose_lab.runs.folder import RunFolder
-from tests.configs import TINY
+from pose_lab.runs.train import train
+from tests import forked
+from tests.configs import TINY, composed
+from tests.conftest import ROOT
+from tests.slurm.models import STATELESS
 
 
-def trained(folder, cache, *overrides):
-    arguments = [*TINY, "training.epochs=1", f"results={folder}", f"machine.cache={cache}", *overrides]
-    done = subprocess.run(
-        [sys.executable, "-m", "pose_lab.run", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = folder.glob("*/*/*-????????")
-    return RunFolder(path), done.stdout
+def two_processes(folder, cache, *overrides):
+    places = [f"results={folder}", f"machine.cache={cache}", "machine.devices=2", "machine.strategy=ddp"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    return forked.run("pose_lab.run", *TINY, *overrides, *places, env=environment)
 
 
 def losses(folder):
@@ -32,16 +25,23 @@ def losses(folder):
 
 
 def test_two_processes_train_the_run_of_one(tmp_path):
-    one, _ = trained(tmp_path / "one", tmp_path / "cache")
-    two, printed = trained(tmp_path / "two", tmp_path / "cache", "machine.devices=2", "machine.strategy=ddp")
+    one = train(composed(*TINY, *STATELESS, results=tmp_path / "one", cache=tmp_path / "cache"))
+    done = two_processes(tmp_path / "two", tmp_path / "cache", *STATELESS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "two").glob("*/*/*-????????")
+    two = RunFolder(path)
     assert one.name == two.name  # the number of devices is not part of a run's identity
-    assert printed.count("results") == 1
+    assert done.stdout.count("results") == 1
     assert two.status().state == "finished"
-    assert losses(two)[0] == pytest.approx(losses(one)[0], rel=0.2)
+    assert two.metrics()["processes"] == 2
+    assert len(losses(one)) == 3
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert two.metrics()["AP"] == pytest.approx(one.metrics()["AP"], abs=0.02)
     assert two.metrics()["steps"] == one.metrics()["steps"]
     assert two.metrics().keys() == one.metrics().keys()
 
 
 def test_uneven_share_is_refused(tmp_path):
-    with pytest.raises(AssertionError, match=r"data\.batch_size 3 cannot be shared evenly by 2"):
-        trained(tmp_path, tmp_path / "cache", "machine.devices=2", "machine.strategy=ddp", "data.batch_size=3")
+    done = two_processes(tmp_path, tmp_path / "cache", "data.batch_size=3")
+    assert done.returncode != 0
+    assert "data.batch_size 3 cannot be shared evenly by 2" in done.stderr

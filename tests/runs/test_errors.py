@@ -1,22 +1,20 @@
 """What a person reads when a command ends with an error."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pose_lab.runs.errors import report, said
 from pose_lab.runs.files import make_folder
+from tests import forked
 from tests.conftest import ROOT
 
 
 def command(tmp_path, *overrides, **variables):
-    arguments = [sys.executable, "-m", "pose_lab.run", f"results={tmp_path}", *overrides]
     kept = {name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "POSE_LAB_ERRORS")}
     environment = kept | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), **variables}
-    return subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    return forked.run("pose_lab.run", f"results={tmp_path}", *overrides, cwd=tmp_path, env=environment)
 
 
 @pytest.mark.parametrize(

@@ -6,40 +6,42 @@ import subprocess
 import sys
 
 import pytest
+import wandb
 
 from pose_lab.runs.folder import RunFolder
-from tests.configs import TINY
+from pose_lab.runs.train import train
+from tests import forked
+from tests.configs import TINY, composed
+
+pytestmark = pytest.mark.timeout(900)  # the first test waits for four runs
 
 BOXES = ("0.05", "0.1")
 SMALL = [o for o in TINY if o != "logger=none"]
+FEW = ["training.epochs=1"]
 
 
-def sweep(folder, cache, **environment):
-    arguments = [
-        "experiment=kapao_bs_sweep",
-        f"method.labels.keypoint_box={','.join(BOXES)}",
-        "seed=0,1",
-        *SMALL,
-        "training.epochs=1",
-        f"results={folder}",
-        f"machine.cache={cache}",
-    ]
-    return subprocess.run(
-        [sys.executable, "-m", "pose_lab.run", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        env={key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"}
-        | {"WANDB_MODE": "offline"}
-        | environment,
-    )
+def arguments(folder, cache):
+    swept = [f"method.labels.keypoint_box={','.join(BOXES)}", "seed=0,1"]
+    return ["experiment=kapao_bs_sweep", *swept, *SMALL, *FEW, f"results={folder}", f"machine.cache={cache}"]
+
+
+def environment():
+    return {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"} | {"WANDB_MODE": "offline"}
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
+    """The sweep's folder, its command and the cache; the runs of one seed were trained alone before."""
     folder, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
-    done = sweep(folder, cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WANDB_API_KEY", raising=False)
+        patch.setenv("WANDB_MODE", "offline")
+        wandb.teardown()  # its settings are read from the environment once
+        for box in BOXES:
+            alone = ["experiment=kapao_bs_sweep", f"method.labels.keypoint_box={box}", "seed=1", *SMALL, *FEW]
+            train(composed(*alone, results=folder, cache=cache))
+        wandb.teardown()
+    done = forked.run("pose_lab.run", *arguments(folder, cache), env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "kapao_bs_sweep" / "demo-synth", done, cache
 
@@ -56,7 +58,8 @@ def records(wandb_folder):
 
 
 def test_four_runs_finish_in_folders_of_their_own(swept):
-    folder, _, _ = swept
+    folder, done, _ = swept
+    assert "4 runs, 2 of them finished before" in done.stdout
     runs = [RunFolder(path) for path in folder.glob("*-????????")]
     assert len(runs) == 4
     assert {run.status().state for run in runs} == {"finished"}
@@ -77,7 +80,9 @@ def test_started_again_trains_nothing(swept):
     folder, _, cache = swept
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*-????????/checkpoints/*")}
     (folder / "report.md").unlink()
-    done = sweep(folder.parents[1], cache, PYTHONPROFILEIMPORTTIME="1")
+    command = [sys.executable, "-m", "pose_lab.run", *arguments(folder.parents[1], cache)]
+    variables = environment() | {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*-????????/checkpoints/*")} == before
     assert "McNally" in (folder / "report.md").read_text()

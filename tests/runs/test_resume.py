@@ -15,6 +15,7 @@ from pose_lab.runs.checkpoints import LAST, PREVIOUS, Checkpoints, InterruptedRu
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.identity import run_folder
 from pose_lab.runs.train import train
+from tests import forked
 from tests.configs import TINY, composed
 
 STEPS_PER_EPOCH = 5
@@ -111,14 +112,11 @@ def test_best_weights_are_evaluated_after_a_stop(tmp_path, cache, monkeypatch):
 
 def test_killed_without_warning_goes_on_from_the_last_checkpoint(unbroken, tmp_path, cache):
     arguments = [*TINY, f"results={tmp_path}", f"machine.cache={cache}", "machine.checkpoint_minutes=0"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pose_lab.run", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not list(tmp_path.glob(f"*/*/*/checkpoints/{LAST}")):
-        assert process.poll() is None, "the run ended before its first checkpoint"
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    with forked.Command("pose_lab.run", *arguments) as process:
+        while not list(tmp_path.glob(f"*/*/*/checkpoints/{LAST}")):
+            assert process.poll() is None, "the run ended before its first checkpoint"
+            time.sleep(0.02)
+        process.kill()
     (path,) = tmp_path.glob("*/*/*/checkpoints")
     assert RunFolder(path.parent).status().state == "interrupted"
     folder = train(composed(*TINY, results=tmp_path, cache=cache))

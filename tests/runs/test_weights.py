@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,6 +15,7 @@ from pose_lab.runs.checkpoints import LAST
 from pose_lab.runs.identity import run_folder
 from pose_lab.runs.train import LABELS, build, fingerprint, train
 from pose_lab.runs.weights import checkpoint_file, fitted, load_weights
+from tests import forked
 from tests.checkpoints.crafted import save_published, tiny_net
 from tests.configs import TINY, composed
 from tests.conftest import fixture_path
@@ -199,8 +198,7 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path):
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path, cache):
     (tmp_path / "page.pt").write_text("<!DOCTYPE html>")
     places = [f"results={tmp_path}", f"machine.cache={cache}", f"checkpoint={tmp_path / 'page.pt'}"]
-    command = [sys.executable, "-m", "pose_lab.run", *TINY, *places]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run("pose_lab.run", *TINY, *places)
     assert done.returncode == 1
     assert f"error: {tmp_path / 'page.pt'} is no checkpoint" in done.stderr
     assert "Traceback" not in done.stderr

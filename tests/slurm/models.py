@@ -1,4 +1,4 @@
-"""KAPAO as these tests need it: without batch statistics, and one that waits in the middle of an epoch."""
+"""KAPAO as tests of several processes need it: without batch statistics, and one that waits within an epoch."""
 
 import os
 import time
@@ -10,6 +10,7 @@ from pose_lab.methods.kapao import Kapao
 from pose_lab.nets.csp import CSPPose
 from pose_lab.runs.checkpoints import Checkpoints
 
+STATELESS = ("method.net._target_=tests.slurm.models.group_normed", "training.epochs=3", "training.limit_batches=1")
 WAITS_AT = 7  # the step; an epoch of the tests has five
 
 
