@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -30,16 +31,8 @@ from pose_lab.methods.refinement import Blocks, best_pixels
 from pose_lab.nets.higherhrnet import HigherHRNet as Network
 from pose_lab.nets.hrnet import STRIDE
 from pose_lab.ops import warps
-from pose_lab.ops.heatmaps import (
-    PIXEL_CENTRE,
-    enlarged,
-    gaussians,
-    heatmap_loss,
-    inside,
-    loss_mask,
-    read,
-    to_cells,
-)
+from pose_lab.ops.enlarging import between, enlarged, first_pixel, highest_in_squares, patches, read
+from pose_lab.ops.heatmaps import PIXEL_CENTRE, gaussians, heatmap_loss, inside, loss_mask, to_cells
 from pose_lab.ops.nms import ranks
 from pose_lab.ops.passes import Pass
 from pose_lab.poses import Batch, Instances, Predictions
@@ -175,6 +168,8 @@ def tag_losses(tags: Tensor, people: Tagged, form: Literal["exp", "max"]) -> tup
 # Heatmap aggregation
 # ---------------------------------------------------------------------------------------------------------------------
 
+SQUARES = 1 << 15  # so many are looked at together
+
 AGGREGATIONS = ("mean", "coarsest", "finest")
 
 
@@ -294,34 +289,48 @@ class Peaks:
     scores: Tensor
 
 
-def peaks(heat: Tensor, settings: Inference) -> Peaks:
-    """Cells that are the largest around them, at most `max_peaks` of each kind; equal ones by rows.
+def peaks(heat: Tensor, factor: int, settings: Inference) -> Peaks:
+    """Pixels that are the largest around them, at most `max_peaks` of each kind; equal ones by rows.
 
     Args:
-        heat: (B, K, H, W) of the input's size.
+        heat: (B, K, h, w) finite.
+        factor: by which the input is larger.
         settings: window, number and least score.
     """
     images, kinds, height, width = heat.shape
-    flat = heat.flatten()
-    index = ((flat > settings.min_score) & (flat < torch.inf)).nonzero()[:, 0]
-    reach = range(-(settings.window // 2), settings.window // 2 + 1)
-    steps = sorted(((dy, dx) for dy in reach for dx in reach), key=lambda step: step[0] ** 2 + step[1] ** 2)
-    for dy, dx in steps[1:]:  # the nearest leave few
-        x, y = index % width, index // width % height
-        # beyond a border the border stands in, which the window holds anyway
-        other = index + ((y + dy).clamp(0, height - 1) - y) * width + (x + dx).clamp(0, width - 1) - x
-        index = index[~(flat[other] > flat[index])]
-    index = index[flat[index].argsort(descending=True, stable=True)]
-    group = index // (height * width)
-    order = group.argsort(stable=True)
-    index, group = index[order], group[order]
-    rank = ranks(group)
-    index, group, rank = (values[rank < settings.max_peaks] for values in (index, group, rank))
-    places = index.new_zeros(images * kinds, settings.max_peaks, 2)
-    places[group, rank] = torch.stack([index % width, index // width % height], -1)
-    scores = heat.new_zeros(images * kinds, settings.max_peaks)
-    scores[group, rank] = flat[index]
-    return Peaks(places.view(images, kinds, -1, 2), scores.view(images, kinds, -1))
+    heat = heat.flatten(0, 1)
+    squares = (highest_in_squares(heat, factor) > settings.min_score).nonzero()
+    found = [_peaks_in_squares(heat, *part.unbind(1), factor, settings) for part in squares.split(SQUARES)]
+    group, x, y, scores = (torch.cat(column) for column in zip(*found, strict=True))
+    order = ((group * height * factor + y) * width * factor + x).argsort()
+    order = order[scores[order].argsort(descending=True, stable=True)]
+    order = order[group[order].argsort(stable=True)]
+    rank = ranks(group[order])
+    order, rank = order[rank < settings.max_peaks], rank[rank < settings.max_peaks]
+    places = group.new_zeros(images * kinds, settings.max_peaks, 2)
+    places[group[order], rank] = torch.stack([x, y], -1)[order]
+    highest = heat.new_zeros(images * kinds, settings.max_peaks)
+    highest[group[order], rank] = scores[order]
+    return Peaks(places.view(images, kinds, -1, 2), highest.view(images, kinds, -1))
+
+
+def _peaks_in_squares(
+    heat: Tensor, group: Tensor, rows: Tensor, columns: Tensor, factor: int, settings: Inference
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The peaks in squares (M,) of maps (G, h, w): their maps, x, y and scores."""
+    reach = settings.window // 2
+    around = -(-reach // factor)  # squares
+    pixels = between(patches(heat, group, rows - 1 - around, columns - 1 - around, 2 * around + 2), factor)
+    start, end = around * factor, (around + 1) * factor
+    own = highest = pixels[start - reach : end + reach, start - reach : end + reach]
+    for dim in (0, 1):
+        highest = reduce(torch.maximum, (highest.narrow(dim, step, factor) for step in range(settings.window)))
+    own = own[reach : reach + factor, reach : reach + factor]
+    down, across, which = ((own == highest) & (own > settings.min_score)).nonzero(as_tuple=True)
+    y, x = first_pixel(rows[which], factor) + down, first_pixel(columns[which], factor) + across
+    # beyond the border there are no peaks, but the border's again
+    there = (x >= 0) & (x < heat.shape[2] * factor) & (y >= 0) & (y < heat.shape[1] * factor)
+    return tuple(one[there] for one in (group[which], x, y, own[down, across, which]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -356,13 +365,11 @@ def find(candidates: Candidates, frame: tuple[int, int], order: Sequence[int], s
         settings: the parameters.
     """
     heat, tags = _sound(candidates)
-    tags = enlarged(tags.flatten(1, 2), heat.shape[2:]).view(-1, tags.shape[2], *heat.shape[2:])  # (B K, T, h, w)
     factor = frame[1] // heat.shape[3]
-    heat = enlarged(heat, frame)
-    seen = peaks(heat, settings)
-    heat = heat.flatten(0, 1)
+    seen = peaks(heat, factor, settings)
+    heat, tags = heat.flatten(0, 1), tags.flatten(0, 1)
     groups = torch.arange(len(heat), device=heat.device).view(*seen.scores.shape[:2], 1).expand_as(seen.scores)
-    seen_tags = read(tags, groups.flatten(), seen.places.flatten(0, 2), factor).unflatten(0, groups.shape)
+    seen_tags = read(tags, groups, seen.places, (heat.shape[2] // tags.shape[3], factor))
     image_index, members = grouped(seen.scores, seen_tags, order, settings)
     kinds = torch.arange(members.shape[1], device=heat.device)
     maps = image_index[:, None] * len(kinds) + kinds  # (P, K)
@@ -370,43 +377,46 @@ def find(candidates: Candidates, frame: tuple[int, int], order: Sequence[int], s
     row = image_index[:, None], kinds, members.clamp(min=0)
     keypoints, scores = torch.zeros(*there.shape, 2, device=heat.device), seen.scores[row] * there
     places = seen.places[row][there]
-    keypoints[there] = quarter_shifts(heat, maps[there], places) if settings.adjust else places.to(keypoints)
+    keypoints[there] = quarter_shifts(heat, factor, maps[there], places) if settings.adjust else places.to(keypoints)
     found = Found(image_index, keypoints, scores, scores.mean(1))
     if settings.refine and not there.all():
         means = (seen_tags[row] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
-        _refine(found, ~there, heat, tags, maps, means)
+        _refine(found, ~there, Blocks(heat, tags, factor), maps, means)
     return found
 
 
-def _refine(found: Found, lacking: Tensor, heat: Tensor, tags: Tensor, maps: Tensor, means: Tensor) -> None:
-    """Gives people (P) of mean tags (P, T) the keypoints that they lack (P, K), from `maps` (P, K) of heat and tags."""
+def _refine(found: Found, lacking: Tensor, blocks: Blocks, maps: Tensor, means: Tensor) -> None:
+    """Gives people (P) of mean tags (P, T) the keypoints that they lack (P, K), from `maps` (P, K) of the blocks."""
     maps, means = maps[lacking], means[lacking.nonzero()[:, 0]]
-    places, values = best_pixels(Blocks(heat, tags), maps, means)
-    points = torch.stack([places % heat.shape[2], places // heat.shape[2]], 1)
-    found.keypoints[lacking] = quarter_shifts(heat, maps, points).where(values[:, None] > 0, 0)
+    points = best_pixels(blocks, maps, means)
+    values = read(blocks.heat[:, None], maps, points, (blocks.factor,))[:, 0]
+    shifted = quarter_shifts(blocks.heat, blocks.factor, maps, points)
+    found.keypoints[lacking] = shifted.where(values[:, None] > 0, 0)
     found.keypoint_scores[lacking] = values.clamp(min=0)
 
 
-def quarter_shifts(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
+def quarter_shifts(heat: Tensor, factor: int, maps: Tensor, places: Tensor) -> Tensor:
     """(N, 2) keypoints from pixels: a quarter towards the greater neighbour on each axis, and half a pixel on.
 
     Args:
-        heat: (B K, H, W).
+        heat: (B K, h, w).
+        factor: by which the input is larger.
         maps: (N,) int64, in which of them.
         places: (N, 2) int64 x, y.
     """
-    height, width = heat.shape[1:]
-    x, y = places.unbind(1)
-    right = heat[maps, y, (x + 1).clamp(max=width - 1)] > heat[maps, y, (x - 1).clamp(min=0)]
-    below = heat[maps, (y + 1).clamp(max=height - 1), x] > heat[maps, (y - 1).clamp(min=0), x]
-    return places + 0.5 + torch.stack([right, below], 1).float().mul(0.5).sub(0.25)
+    last = places.new_tensor((heat.shape[2] * factor - 1, heat.shape[1] * factor - 1))
+    steps = torch.eye(2, dtype=places.dtype, device=places.device)
+    around = torch.stack([places[:, None] + steps, places[:, None] - steps])  # (2, N, 2 axes, 2)
+    around = torch.minimum(around.clamp(min=0), last)
+    values = read(heat[:, None], maps[:, None].expand(around.shape[:-1]), around, (factor,))[..., 0]
+    return places + 0.5 + (values[0] > values[1]).float().mul(0.5).sub(0.25)
 
 
 def _sound(candidates: Candidates) -> tuple[Tensor, Tensor]:
     """Heatmaps and tags, channel after channel; where one of them is not a finite number there is nothing."""
     heat, tags = candidates.heatmaps.contiguous(), candidates.tags.contiguous()
-    sound = tags.isfinite()
-    if not sound.all():
+    if not torch.stack(tags.aminmax()).isfinite().all():
+        sound = tags.isfinite()
         heat = heat * F.interpolate(sound.all(2).to(heat), heat.shape[2:])
         tags = tags.where(sound, 0)
     return heat.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), tags

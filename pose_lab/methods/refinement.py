@@ -1,10 +1,12 @@
 """HigherHRNet's refinement: the pixel of a map where heatmap and a person's tags fit best, without looking everywhere.
 
-Maps are divided into blocks, and these into smaller ones. The highest pixel of each block is tried for everybody; then
-all pixels of small blocks, where bounds of a block and then of a small one say that another pixel can be better.
+Maps are divided into blocks, and these into smaller ones. The heatmap's greatest pixel and the range of the tags bound,
+from above and below, what the best pixel of a block is worth; only small blocks that may hold the best one of the map
+are enlarged and looked at.
 
 Source: the published code of HigherHRNet (arXiv 1908.10357), which scans every enlarged map for every person. Shape
-letters: G maps (one for each kind of keypoint and image), T tags, N searches, H x W pixels of the input, h x w cells.
+letters: G maps (one for each kind of keypoint and image), T tags, N searches, h x w cells of the heatmaps, h' x w' of
+the tags, L blocks of S small ones.
 """
 
 from __future__ import annotations
@@ -16,107 +18,111 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pose_lab.ops.heatmaps import read
+from pose_lab.ops.enlarging import between, first_pixel, highest_in_squares, patches
+from pose_lab.ops.nms import ranks
+from pose_lab.ops.order import by_falling_score
 
-SMALL = 8  # pixels: the side of a small block
+SMALL = 8  # pixels: the side of a small block, about
 FAN = 4  # small blocks along a side of a block
-TOGETHER = 1 << 21  # numbers that are held at once, about
+ROUNDING = 1e-6  # what equal sums may differ by
+TOGETHER = 1 << 20  # numbers that are held at once, about
 
 
 class Blocks:
     """Heatmaps and tags in blocks.
 
+    A small block holds the pixels between the centres of `cells` cells of the tags and the next ones.
+
     Args:
-        heat: (G, H, W).
-        tags: (G, T, h, w), H and W whole multiples of h and w.
+        heat: (G, h, w).
+        tags: (G, T, h', w'), h and w whole multiples of h' and w'. Tags are enlarged to the heatmaps' size first, then
+            both to the input's.
+        factor: by which the input is larger than the heatmaps.
     """
 
-    def __init__(self, heat: Tensor, tags: Tensor) -> None:
-        self.heat, self.tags = heat, tags
-        self.factor = heat.shape[2] // tags.shape[3]
-        cells = max(1, SMALL // self.factor)
-        self.side = cells * self.factor
-        highest, places = F.max_pool2d(heat[:, None], self.side, ceil_mode=True, return_indices=True)
-        low, high = _ranges(tags, cells)
-        self.small = highest.flatten(1), low.flatten(2), high.flatten(2)  # (G, small), (G, T, small), (G, T, small)
-        self.shape = highest.shape[2:]
-        highest, chosen = F.max_pool2d(highest, FAN, ceil_mode=True, return_indices=True)
-        low, high = -F.max_pool2d(-low, FAN, ceil_mode=True), F.max_pool2d(high, FAN, ceil_mode=True)
-        self.large = highest.flatten(1), low.flatten(2), high.flatten(2)  # likewise, of blocks
-        self.columns = highest.shape[3]
-        self.places = places.flatten(1).gather(1, chosen.flatten(1))  # (G, blocks)
-        which = torch.arange(len(heat), device=heat.device)[:, None].expand_as(self.places)
-        self.top_tags = self.tags_at(which, self.places).transpose(1, 2).contiguous()  # (G, T, blocks)
-
-    def tags_at(self, maps: Tensor, places: Tensor) -> Tensor:
-        """(N, M, T) at pixels (N, M) of the input, row by row, of maps (N, M)."""
-        width = self.heat.shape[2]
-        points = torch.stack([places % width, places // width], -1)
-        return read(self.tags, maps.flatten(), points.flatten(0, 1), self.factor).unflatten(0, places.shape)
-
-    def tried(self, maps: Tensor, means: Tensor) -> Tensor:
-        """(N, blocks) heatmap value minus rounded tag distance at the highest pixel of each block."""
-        return self.large[0][maps] - _rounded(self.top_tags[maps] - means[..., None])
-
-    def bounds(self, maps: Tensor, means: Tensor) -> Tensor:
-        """(N, blocks) what no pixel of a block exceeds."""
-        highest, low, high = (one[maps] for one in self.large)
-        return _bounds(highest, low, high, means)
-
-    def inside(self, maps: Tensor, means: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """The small blocks within a block each: (N, FAN^2) which they are, and what none of their pixels exceeds."""
-        rows, columns = (index * FAN for index in (blocks // self.columns, blocks % self.columns))
-        steps = torch.arange(FAN, device=blocks.device)
-        y, x = (
-            (first[:, None] + steps).clamp(max=side - 1)  # the last ones again
-            for first, side in zip((rows, columns), self.shape, strict=True)
+    def __init__(self, heat: Tensor, tags: Tensor, factor: int) -> None:
+        self.heat, self.tags, self.factor = heat, tags, factor
+        self.tag_factor = heat.shape[2] // tags.shape[3]
+        self.cells = max(1, SMALL // (self.tag_factor * factor))
+        side = self.cells * self.tag_factor  # squares of the heatmaps
+        before = (self.tag_factor - 1) // 2  # so many begin in front of the first square
+        rows, columns = (-(-(before + cells + 1) // (side * FAN)) * FAN for cells in heat.shape[1:])
+        self.columns = columns // FAN
+        highest = F.pad(
+            highest_in_squares(heat, factor),
+            (before, columns * side - before - heat.shape[2] - 1, before, rows * side - before - heat.shape[1] - 1),
+            value=-torch.inf,
         )
-        small = (y[:, :, None] * self.shape[1] + x[:, None]).flatten(1)
-        highest, low, high = self.small
-        low, high = (one.transpose(1, 2)[maps[:, None], small].transpose(1, 2) for one in (low, high))
-        return small, _bounds(highest[maps[:, None], small], low, high, means)
+        border = (1, columns * self.cells + 1 - tags.shape[3], 1, rows * self.cells + 1 - tags.shape[2])
+        tags = F.pad(tags, border, mode="replicate")
+        # (G, L, S) and (G, T, L, S)
+        self.highest = _fans(_pooled(highest, side, side, torch.maximum))
+        self.low = _fans(_pooled(tags, self.cells + 2, self.cells, torch.minimum))
+        self.high = _fans(_pooled(tags, self.cells + 2, self.cells, torch.maximum))
+        self.large = self.highest.amax(2), self.low.amin(3), self.high.amax(3)
 
-    def best(self, maps: Tensor, means: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) the best value within a small block each, and its place row by row."""
-        height, width = self.heat.shape[1:]
-        steps = torch.arange(self.side, device=small.device)
-        y = (small // self.shape[1] * self.side)[:, None] + steps
-        x = (small % self.shape[1] * self.side)[:, None] + steps
-        # beyond the border the border is looked at again
-        places = (y.clamp(max=height - 1)[:, :, None] * width + x.clamp(max=width - 1)[:, None]).flatten(1)
-        maps = maps[:, None].expand_as(places)
-        difference = (self.tags_at(maps, places) - means[:, None]).transpose(1, 2)
-        best, pixel = (self.heat.take(maps * (height * width) + places) - _rounded(difference)).max(1)
-        return best, places.gather(1, pixel[:, None])[:, 0]
+    def within(self, maps: Tensor, means: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, S) bounds, see `_bounds`, of the small blocks of block `large` (M,) each."""
+        low, high = (one.transpose(1, 2)[maps, large] for one in (self.low, self.high))
+        return _bounds(self.highest[maps, large], low, high, means)
 
-
-def _ranges(tags: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """(G, T, rows, columns) the least and greatest of the cells that a block of so many cells a side reads."""
-    below, right = (-side % cells for side in tags.shape[2:])
-    # it reads one cell beyond it; the border stands in where there is none
-    padded = F.pad(tags, (1, 1 + right, 1, 1 + below), mode="replicate")
-    return _over_blocks(padded, cells, torch.minimum), _over_blocks(padded, cells, torch.maximum)
-
-
-def _over_blocks(padded: Tensor, cells: int, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(G, T, rows, columns) from maps with a cell around them, cell after cell: faster than reducing small windows."""
-    for dim in (2, 3):
-        padded = reduce(extreme, padded.unfold(dim, cells + 2, cells).unbind(4))
-    return padded
-
-
-def _bounds(highest: Tensor, low: Tensor, high: Tensor, means: Tensor) -> Tensor:
-    """(N, M) what heatmap (N, M) minus rounded distance of tags from means (N, T) can be within ranges (N, T, M)."""
-    means = means[..., None]
-    return highest - _rounded(torch.maximum(low - means, means - high).clamp_(min=0))
+    def pixels(self, maps: Tensor, means: Tensor, large: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
+        """(s, s, M) the values of all pixels of small blocks (M,), s a side, and their places row by row."""
+        firsts, places = [], []
+        for block, within, cells in zip(
+            (large // self.columns, large % self.columns), (small // FAN, small % FAN), self.heat.shape[1:], strict=True
+        ):
+            tag = (block * FAN + within) * self.cells
+            cell = first_pixel(tag, self.tag_factor)
+            steps = torch.arange(self.cells * self.tag_factor * self.factor, device=maps.device)
+            pixel = first_pixel(cell + 1, self.factor) + steps[:, None]
+            firsts.append((tag - 1, cell))
+            places.append(pixel.clamp(0, cells * self.factor - 1))
+        (tag_rows, rows), (tag_columns, columns) = firsts
+        side = self.cells * self.tag_factor + 1
+        heat = between(patches(self.heat, maps, rows, columns, side), self.factor)
+        count = self.tags.shape[1]
+        which = maps * count + torch.arange(count, device=maps.device)[:, None]  # (T, M)
+        tags = between(
+            patches(self.tags.flatten(0, 1), which, tag_rows, tag_columns, self.cells + 2), self.tag_factor
+        )
+        tags = between(tags[:side, :side], self.factor)
+        values = heat - _rounded(tags - means.T, 2)
+        return values, places[0][:, None] * (self.heat.shape[2] * self.factor) + places[1]
 
 
-def _rounded(difference: Tensor) -> Tensor:
-    """(N, T, M) -> (N, M) the rounded length of differences of tags."""
-    return difference.square().sum(1).sqrt_().round_()
+def _pooled(maps: Tensor, window: int, step: int, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """(..., rows, columns) the extremes of windows, cell after cell: faster than reducing small windows."""
+    for dim in (-2, -1):
+        maps = reduce(extreme, maps.unfold(dim, window, step).unbind(-1))
+    return maps
 
 
-def best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+def _fans(blocks: Tensor) -> Tensor:
+    """(..., rows, columns) small blocks -> (..., L, S)."""
+    fans = blocks.unflatten(-2, (-1, FAN)).unflatten(-1, (-1, FAN)).transpose(-3, -2)
+    return fans.flatten(-2).flatten(-3, -2).contiguous()
+
+
+def _bounds(highest: Tensor, low: Tensor, high: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """What heatmap minus rounded distance of tags from means is worth at the best pixel of blocks: at most, at least.
+
+    Args:
+        highest: (N, L) the greatest pixel of the heatmap.
+        low, high: (N, T, L) the range of the tags.
+        means: (N, T).
+    """
+    below, above = low - means[..., None], high - means[..., None]
+    near, far = torch.maximum(below, -above).clamp_(min=0), torch.maximum(above, -below)
+    return highest - _rounded(near, 1), highest - _rounded(far, 1)
+
+
+def _rounded(difference: Tensor, dim: int) -> Tensor:
+    """The rounded length of differences of tags."""
+    return difference.square().sum(dim).sqrt_().round_()
+
+
+def best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> Tensor:
     """Where heatmap minus rounded tag distance is greatest in a map; of equal pixels the first, row by row.
 
     Args:
@@ -125,27 +131,36 @@ def best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> tuple[Tensor, Te
         means: (N, T) the tags that distances are to.
 
     Returns:
-        (N,) int64 places in the map, row by row, and (N,) the heatmap there.
+        (N, 2) int64 x, y in the input.
     """
-    size = max(1, TOGETHER // blocks.top_tags[0].numel())
-    places = torch.cat([_best_places(blocks, *part) for part in zip(maps.split(size), means.split(size), strict=True)])
-    return places, blocks.heat.flatten(1)[maps, places]
+    size = max(1, TOGETHER // blocks.large[1][0].numel())
+    return torch.cat([_best_pixels(blocks, *part) for part in zip(maps.split(size), means.split(size), strict=True)])
 
 
-def _best_places(blocks: Blocks, maps: Tensor, means: Tensor) -> Tensor:
-    tried, bounds = blocks.tried(maps, means), blocks.bounds(maps, means)
-    best = tried.amax(1)
-    beyond = blocks.heat[0].numel()
-    first = blocks.places[maps].where(tried == best[:, None], beyond).amin(1)
-    rows, large = ((bounds >= best[:, None]) & (bounds > tried)).nonzero(as_tuple=True)
-    size = max(1, TOGETHER // (blocks.side * FAN) ** 2 // means.shape[1])
-    for row, block in zip(rows.split(size), large.split(size), strict=True):
-        small, limits = blocks.inside(maps[row], means[row], block)
-        place, column = (limits >= best[row, None]).nonzero(as_tuple=True)
-        row = row[place]
-        values, places = blocks.best(maps[row], means[row], small[place, column])
-        higher = best.scatter_reduce(0, row, values, "amax")
+def _best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> Tensor:
+    most, least = _bounds(*(one[maps] for one in blocks.large), means)
+    limit = least.amax(1) - ROUNDING
+    rows, large = (most >= limit[:, None]).nonzero(as_tuple=True)
+    most, least = blocks.within(maps[rows], means[rows], large)
+    limit = limit.scatter_reduce(0, rows, least.amax(1) - ROUNDING, "amax")
+    pair, small = (most >= limit[rows, None]).nonzero(as_tuple=True)
+    rows, large, most = rows[pair], large[pair], most[pair, small]
+    order = by_falling_score(rows, most)
+    rows, large, small, most = (one[order] for one in (rows, large, small, most))
+    rank = ranks(rows)
+    beyond = blocks.heat[0].numel() * blocks.factor**2
+    best, first = torch.full_like(limit, -torch.inf), rows.new_full(maps.shape, beyond)
+    start, end = 0, 1
+    while True:
+        now = ((rank >= start) & (rank < end) & (most >= torch.maximum(limit, best - ROUNDING)[rows])).nonzero()[:, 0]
+        if not len(now):
+            break
+        row = rows[now]
+        values, places = blocks.pixels(maps[row], means[row], large[now], small[now])
+        higher = best.scatter_reduce(0, row, values.flatten(0, 1).amax(0), "amax")
         first = first.where(higher == best, beyond)
-        first = first.scatter_reduce(0, row, places.where(values == higher[row], beyond), "amin")
+        first = first.scatter_reduce(0, row, places.where(values == higher[row], beyond).flatten(0, 1).amin(0), "amin")
         best = higher
-    return first
+        start, end = end, 2 * end + 1
+    width = blocks.heat.shape[2] * blocks.factor
+    return torch.stack([first % width, first // width], 1)

@@ -8,7 +8,7 @@ from pose_lab.methods.bottom_up import predictions
 from pose_lab.methods.grouping import grouped
 from pose_lab.methods.higherhrnet import Candidates, Maps, aggregate, find, peaks
 from pose_lab.methods.refinement import Blocks, best_pixels
-from pose_lab.ops.heatmaps import enlarged, read
+from pose_lab.ops.enlarging import enlarged, read
 from pose_lab.skeletons import COCO
 from tests.methods.higherhrnet_cases import fixture, ours, published
 
@@ -100,8 +100,7 @@ def test_aggregated_maps_equal_published(name):
     # every pixel's tags, read one by one
     half = enlarged(found.tags.flatten(1, 2), (height // 2, width // 2)).view(len(COCO), -1, height // 2, width // 2)
     kind, y, x = torch.meshgrid(torch.arange(len(COCO)), torch.arange(height), torch.arange(width), indexing="ij")
-    tags = read(half, kind.flatten(), torch.stack([x, y], -1).flatten(0, 2), 2)
-    tags = tags.unflatten(0, (len(COCO), height, width))[None, ::4]
+    tags = read(half, kind, torch.stack([x, y], -1), (2,))[None, ::4]
     torch.testing.assert_close(tags, arrays["final_tags"], rtol=0, atol=1e-5)
 
 
@@ -147,7 +146,9 @@ def test_refinement_finds_what_a_whole_scan_finds(side, constant, factor):
     heat, whole = enlarged(small, (side, side)), enlarged(tags[0], (side, side))
     means = 4 * torch.rand(60, 2, generator=torch.Generator().manual_seed(1)) - 0.5
     maps = torch.arange(60) % 4
-    places, values = best_pixels(Blocks(heat[0], tags[0]), maps, means)
+    points = best_pixels(Blocks(heat[0], tags[0], 1), maps, means)
+    places = points[:, 1] * side + points[:, 0]
+    values = heat[0, maps, points[:, 1], points[:, 0]]
     for row, kind in enumerate(maps.tolist()):
         place, value = scanned(heat[0, kind], whole[kind], means[row])
         assert (places[row] == place) | (not constant and abs(values[row] - value) < 1e-6)
@@ -160,7 +161,7 @@ def test_peaks_are_the_largest_in_their_window(window):
     heat = candidates.heatmaps
     heat[0, 0, 5, 5:8] = 2.0  # three equal ones
     settings = ours(window=window, min_score=0.05, max_peaks=20)
-    found = peaks(heat, settings)
+    found = peaks(heat, 1, settings)
     pooled = torch.nn.functional.max_pool2d(heat, window, 1, window // 2)
     kept = torch.where((heat == pooled) & (heat > 0.05), heat, 0).flatten(2)
     scores = kept.sort(dim=2, descending=True, stable=True)
