@@ -31,9 +31,10 @@ from pose_lab.methods.refinement import Blocks, best_pixels
 from pose_lab.nets.higherhrnet import HigherHRNet as Network
 from pose_lab.nets.hrnet import STRIDE
 from pose_lab.ops import warps
-from pose_lab.ops.enlarging import between, enlarged, first_pixel, highest_in_squares, patches, read
+from pose_lab.ops.enlarging import Enlargement, enlarged, first_pixel, read
 from pose_lab.ops.heatmaps import PIXEL_CENTRE, gaussians, heatmap_loss, inside, loss_mask, to_cells
 from pose_lab.ops.nms import ranks
+from pose_lab.ops.order import by_falling_score
 from pose_lab.ops.passes import Pass
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
@@ -168,8 +169,6 @@ def tag_losses(tags: Tensor, people: Tagged, form: Literal["exp", "max"]) -> tup
 # Heatmap aggregation
 # ---------------------------------------------------------------------------------------------------------------------
 
-SQUARES = 1 << 15  # so many are looked at together
-
 AGGREGATIONS = ("mean", "coarsest", "finest")
 
 
@@ -276,61 +275,59 @@ class Inference(Grouping):
             raise ValueError(f"inference.min_score is {self.min_score}, but must be at least 0")
 
 
+TOGETHER = 1 << 15  # squares that are enlarged at once
+
+
 @dataclass
 class Peaks:
-    """The highest cells of each kind, by falling score.
+    """The highest pixels of each map, by falling score.
 
     Attributes:
-        places: (B, K, M, 2) int64 x, y, pixels of the input.
-        scores: (B, K, M), 0 for none.
+        places: (G, M, 2) int64 x, y.
+        scores: (G, M), 0 for none.
     """
 
     places: Tensor
     scores: Tensor
 
 
-def peaks(heat: Tensor, factor: int, settings: Inference) -> Peaks:
-    """Pixels that are the largest around them, at most `max_peaks` of each kind; equal ones by rows.
+def peaks(heat: Enlargement, settings: Inference) -> Peaks:
+    """Pixels that are the largest around them, at most `max_peaks` of each of G maps; equal ones by rows.
 
     Args:
-        heat: (B, K, h, w) finite.
-        factor: by which the input is larger.
+        heat: finite.
         settings: window, number and least score.
     """
-    images, kinds, height, width = heat.shape
-    heat = heat.flatten(0, 1)
-    squares = (highest_in_squares(heat, factor) > settings.min_score).nonzero()
-    found = [_peaks_in_squares(heat, *part.unbind(1), factor, settings) for part in squares.split(SQUARES)]
-    group, x, y, scores = (torch.cat(column) for column in zip(*found, strict=True))
-    order = ((group * height * factor + y) * width * factor + x).argsort()
-    order = order[scores[order].argsort(descending=True, stable=True)]
-    order = order[group[order].argsort(stable=True)]
-    rank = ranks(group[order])
+    squares = (heat.highest > settings.min_score).nonzero()
+    found = [_peaks_in_squares(heat, part, settings) for part in squares.split(TOGETHER)]
+    which, places, scores = (torch.cat(column) for column in zip(*found, strict=True))
+    order = (places[:, 1] * heat.width + places[:, 0]).argsort()
+    order = order[by_falling_score(which[order], scores[order])]
+    rank = ranks(which[order])
     order, rank = order[rank < settings.max_peaks], rank[rank < settings.max_peaks]
-    places = group.new_zeros(images * kinds, settings.max_peaks, 2)
-    places[group[order], rank] = torch.stack([x, y], -1)[order]
-    highest = heat.new_zeros(images * kinds, settings.max_peaks)
-    highest[group[order], rank] = scores[order]
-    return Peaks(places.view(images, kinds, -1, 2), highest.view(images, kinds, -1))
+    index = which[order], rank
+    shape = len(heat.maps), settings.max_peaks
+    return Peaks(
+        places=places.new_zeros(*shape, 2).index_put(index, places[order]),
+        scores=scores.new_zeros(shape).index_put(index, scores[order]),
+    )
 
 
-def _peaks_in_squares(
-    heat: Tensor, group: Tensor, rows: Tensor, columns: Tensor, factor: int, settings: Inference
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The peaks in squares (M,) of maps (G, h, w): their maps, x, y and scores."""
-    reach = settings.window // 2
-    around = -(-reach // factor)  # squares
-    pixels = between(patches(heat, group, rows - 1 - around, columns - 1 - around, 2 * around + 2), factor)
-    start, end = around * factor, (around + 1) * factor
-    own = highest = pixels[start - reach : end + reach, start - reach : end + reach]
+def _peaks_in_squares(heat: Enlargement, squares: Tensor, settings: Inference) -> tuple[Tensor, Tensor, Tensor]:
+    """The peaks within squares (N, 3) of the maps: their map (n,), place (n, 2) and score (n,)."""
+    which, rows, columns = squares.unbind(1)
+    factor, reach = heat.factor, settings.window // 2
+    around = -(-reach // factor)  # squares that a window may reach into
+    pixels = heat.in_squares(which, rows - around, columns - around, 2 * around + 1)
+    first, end = around * factor - reach, (around + 1) * factor + reach
+    own = highest = pixels[first:end, first:end]
     for dim in (0, 1):
+        own = own.narrow(dim, reach, factor)
         highest = reduce(torch.maximum, (highest.narrow(dim, step, factor) for step in range(settings.window)))
-    own = own[reach : reach + factor, reach : reach + factor]
-    down, across, which = ((own == highest) & (own > settings.min_score)).nonzero(as_tuple=True)
-    y, x = first_pixel(rows[which], factor) + down, first_pixel(columns[which], factor) + across
-    # beyond the border there are no peaks, but the border's again
-    there = (x >= 0) & (x < heat.shape[2] * factor) & (y >= 0) & (y < heat.shape[1] * factor)
-    return tuple(one[there] for one in (group[which], x, y, own[down, across, which]))
+    down, across, square = ((own == highest) & (own > settings.min_score)).nonzero(as_tuple=True)
+    x, y = first_pixel(columns[square], factor) + across, first_pixel(rows[square], factor) + down
+    there = (x >= 0) & (x < heat.width) & (y >= 0) & (y < heat.height)  # beyond the border it stands there again
+    return which[square][there], torch.stack([x, y], 1)[there], own[down, across, square][there]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -364,52 +361,49 @@ def find(candidates: Candidates, frame: tuple[int, int], order: Sequence[int], s
         order: in which kinds of keypoints are grouped.
         settings: the parameters.
     """
-    heat, tags = _sound(candidates)
-    factor = frame[1] // heat.shape[3]
-    seen = peaks(heat, factor, settings)
-    heat, tags = heat.flatten(0, 1), tags.flatten(0, 1)
-    groups = torch.arange(len(heat), device=heat.device).view(*seen.scores.shape[:2], 1).expand_as(seen.scores)
-    seen_tags = read(tags, groups, seen.places, (heat.shape[2] // tags.shape[3], factor))
-    image_index, members = grouped(seen.scores, seen_tags, order, settings)
-    kinds = torch.arange(members.shape[1], device=heat.device)
-    maps = image_index[:, None] * len(kinds) + kinds  # (P, K)
+    maps, tags = _sound(candidates)
+    heat = Enlargement(maps.flatten(0, 1), frame[1] // maps.shape[3])
+    seen = peaks(heat, settings)
+    which = torch.arange(len(seen.scores), device=maps.device)[:, None].expand_as(seen.scores)
+    factors = maps.shape[3] // tags.shape[4], heat.factor
+    seen_tags = read(tags.flatten(0, 1), which, seen.places, factors)
+    image_index, members = grouped(*(one.unflatten(0, maps.shape[:2]) for one in (seen.scores, seen_tags)), order, settings)
+    kinds = torch.arange(members.shape[1], device=maps.device)
+    which = image_index[:, None] * len(kinds) + kinds  # (P, K)
     there = members >= 0
-    row = image_index[:, None], kinds, members.clamp(min=0)
-    keypoints, scores = torch.zeros(*there.shape, 2, device=heat.device), seen.scores[row] * there
+    row = which, members.clamp(min=0)
+    keypoints, scores = torch.zeros(*there.shape, 2, device=maps.device), seen.scores[row] * there
     places = seen.places[row][there]
-    keypoints[there] = quarter_shifts(heat, factor, maps[there], places) if settings.adjust else places.to(keypoints)
+    keypoints[there] = quarter_shifts(heat, which[there], places) if settings.adjust else places.to(keypoints)
     found = Found(image_index, keypoints, scores, scores.mean(1))
     if settings.refine and not there.all():
         means = (seen_tags[row] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
-        _refine(found, ~there, Blocks(heat, tags, factor), maps, means)
+        _refine(found, ~there, Blocks(heat, tags.flatten(0, 1)), which, means)
     return found
 
 
-def _refine(found: Found, lacking: Tensor, blocks: Blocks, maps: Tensor, means: Tensor) -> None:
-    """Gives people (P) of mean tags (P, T) the keypoints that they lack (P, K), from `maps` (P, K) of the blocks."""
-    maps, means = maps[lacking], means[lacking.nonzero()[:, 0]]
-    points = best_pixels(blocks, maps, means)
-    values = read(blocks.heat[:, None], maps, points, (blocks.factor,))[:, 0]
-    shifted = quarter_shifts(blocks.heat, blocks.factor, maps, points)
-    found.keypoints[lacking] = shifted.where(values[:, None] > 0, 0)
+def _refine(found: Found, lacking: Tensor, blocks: Blocks, which: Tensor, means: Tensor) -> None:
+    """Gives people (P) of mean tags (P, T) the keypoints that they lack (P, K), from maps `which` (P, K)."""
+    which, means = which[lacking], means[lacking.nonzero()[:, 0]]
+    places = best_pixels(blocks, which, means)
+    values = blocks.heat.at(which, places)
+    found.keypoints[lacking] = quarter_shifts(blocks.heat, which, places).where(values[:, None] > 0, 0)
     found.keypoint_scores[lacking] = values.clamp(min=0)
 
 
-def quarter_shifts(heat: Tensor, factor: int, maps: Tensor, places: Tensor) -> Tensor:
+def quarter_shifts(heat: Enlargement, which: Tensor, places: Tensor) -> Tensor:
     """(N, 2) keypoints from pixels: a quarter towards the greater neighbour on each axis, and half a pixel on.
 
     Args:
-        heat: (B K, h, w).
-        factor: by which the input is larger.
-        maps: (N,) int64, in which of them.
+        heat: the heatmaps.
+        which: (N,) int64, of them.
         places: (N, 2) int64 x, y.
     """
-    last = places.new_tensor((heat.shape[2] * factor - 1, heat.shape[1] * factor - 1))
     steps = torch.eye(2, dtype=places.dtype, device=places.device)
-    around = torch.stack([places[:, None] + steps, places[:, None] - steps])  # (2, N, 2 axes, 2)
-    around = torch.minimum(around.clamp(min=0), last)
-    values = read(heat[:, None], maps[:, None].expand(around.shape[:-1]), around, (factor,))[..., 0]
-    return places + 0.5 + (values[0] > values[1]).float().mul(0.5).sub(0.25)
+    around = torch.stack([places[:, None] - steps, places[:, None] + steps])  # (2, N, 2 axes, 2)
+    around = torch.minimum(around.clamp(min=0), places.new_tensor((heat.width - 1, heat.height - 1)))
+    before, after = heat.at(which[:, None].expand(around.shape[:-1]), around)
+    return places + 0.5 + (after > before).float().mul(0.5).sub(0.25)
 
 
 def _sound(candidates: Candidates) -> tuple[Tensor, Tensor]:

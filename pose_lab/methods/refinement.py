@@ -18,77 +18,72 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pose_lab.ops.enlarging import between, first_pixel, highest_in_squares, patches
+from pose_lab.ops.enlarging import Enlargement, between, first_pixel, patches
 from pose_lab.ops.nms import ranks
 from pose_lab.ops.order import by_falling_score
 
 SMALL = 8  # pixels: the side of a small block, about
 FAN = 4  # small blocks along a side of a block
 ROUNDING = 1e-6  # what equal sums may differ by
+GROWTH = 4
+GUESS = 8
 TOGETHER = 1 << 20  # numbers that are held at once, about
 
 
 class Blocks:
     """Heatmaps and tags in blocks.
 
-    A small block holds the pixels between the centres of `cells` cells of the tags and the next ones.
+    A small block are the squares of the tags between a few cells, and what is made of them by enlarging.
 
     Args:
         heat: (G, h, w).
-        tags: (G, T, h', w'), h and w whole multiples of h' and w'. Tags are enlarged to the heatmaps' size first, then
+        tags: (G, T, h', w'), h and w whole multiples of h' and w'. They are enlarged to the heatmaps' size first, then
             both to the input's.
-        factor: by which the input is larger than the heatmaps.
     """
 
-    def __init__(self, heat: Tensor, tags: Tensor, factor: int) -> None:
-        self.heat, self.tags, self.factor = heat, tags, factor
-        self.tag_factor = heat.shape[2] // tags.shape[3]
-        self.cells = max(1, SMALL // (self.tag_factor * factor))
-        side = self.cells * self.tag_factor  # squares of the heatmaps
-        before = (self.tag_factor - 1) // 2  # so many begin in front of the first square
-        rows, columns = (-(-(before + cells + 1) // (side * FAN)) * FAN for cells in heat.shape[1:])
-        self.columns = columns // FAN
-        highest = F.pad(
-            highest_in_squares(heat, factor),
-            (before, columns * side - before - heat.shape[2] - 1, before, rows * side - before - heat.shape[1] - 1),
-            value=-torch.inf,
-        )
-        border = (1, columns * self.cells + 1 - tags.shape[3], 1, rows * self.cells + 1 - tags.shape[2])
+    def __init__(self, heat: Enlargement, tags: Tensor) -> None:
+        self.heat, self.tags = heat, tags.contiguous()
+        self.factor = heat.maps.shape[2] // tags.shape[3]
+        self.cells = max(1, SMALL // (self.factor * heat.factor))
+        self.side = self.cells * self.factor  # squares of the heatmaps
+        before = (self.factor - 1) // 2  # so many begin in front of the first
+        rows, columns = (-(-(before + squares) // (self.side * FAN)) for squares in heat.highest.shape[1:])
+        self.columns = columns
+        behind = (size * self.side * FAN - before - squares for size, squares in zip((rows,columns),heat.highest.shape[1:]))
+        below, right = behind
+        highest = F.pad(heat.highest, (before, right, before, below), value=-torch.inf)
+        border = (1, columns * FAN * self.cells + 1 - tags.shape[3], 1, rows * FAN * self.cells + 1 - tags.shape[2])
         tags = F.pad(tags, border, mode="replicate")
-        # (G, L, S) and (G, T, L, S)
-        self.highest = _fans(_pooled(highest, side, side, torch.maximum))
-        self.low = _fans(_pooled(tags, self.cells + 2, self.cells, torch.minimum))
-        self.high = _fans(_pooled(tags, self.cells + 2, self.cells, torch.maximum))
-        self.large = self.highest.amax(2), self.low.amin(3), self.high.amax(3)
-
-    def within(self, maps: Tensor, means: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
-        """(M, S) bounds, see `_bounds`, of the small blocks of block `large` (M,) each."""
-        low, high = (one.transpose(1, 2)[maps, large] for one in (self.low, self.high))
-        return _bounds(self.highest[maps, large], low, high, means)
-
-    def pixels(self, maps: Tensor, means: Tensor, large: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
-        """(s, s, M) the values of all pixels of small blocks (M,), s a side, and their places row by row."""
-        firsts, places = [], []
-        for block, within, cells in zip(
-            (large // self.columns, large % self.columns), (small // FAN, small % FAN), self.heat.shape[1:], strict=True
-        ):
-            tag = (block * FAN + within) * self.cells
-            cell = first_pixel(tag, self.tag_factor)
-            steps = torch.arange(self.cells * self.tag_factor * self.factor, device=maps.device)
-            pixel = first_pixel(cell + 1, self.factor) + steps[:, None]
-            firsts.append((tag - 1, cell))
-            places.append(pixel.clamp(0, cells * self.factor - 1))
-        (tag_rows, rows), (tag_columns, columns) = firsts
-        side = self.cells * self.tag_factor + 1
-        heat = between(patches(self.heat, maps, rows, columns, side), self.factor)
-        count = self.tags.shape[1]
-        which = maps * count + torch.arange(count, device=maps.device)[:, None]  # (T, M)
-        tags = between(
-            patches(self.tags.flatten(0, 1), which, tag_rows, tag_columns, self.cells + 2), self.tag_factor
+        # (G, L, S) and (G, L, T, S)
+        self.highest = _fans(_pooled(highest, self.side, self.side, torch.maximum))
+        self.low, self.high = (
+            _fans(_pooled(tags, self.cells + 2, self.cells, extreme)).transpose(1, 2).contiguous() for extreme in (torch.minimum, torch.maximum)
         )
-        tags = between(tags[:side, :side], self.factor)
-        values = heat - _rounded(tags - means.T, 2)
-        return values, places[0][:, None] * (self.heat.shape[2] * self.factor) + places[1]
+        self.large = self.highest.amax(2), self.low.amin(3).mT, self.high.amax(3).mT
+
+    def within(self, which: Tensor, means: Tensor, large: Tensor) -> Tensor:
+        """(M, S) what the pixels of the small blocks of block `large` (M,) each are worth at most."""
+        index = which * self.highest.shape[1] + large
+        highest, low, high = (one.flatten(0, 1).index_select(0, index) for one in (self.highest, self.low, self.high))
+        return _most(highest, low - means[..., None], high - means[..., None])
+
+    def pixels(self, which: Tensor, means: Tensor, large: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
+        """(s, s, M) what all pixels of small blocks (M,) are worth, s a side, and their places row by row."""
+        fans = (large // self.columns, small // FAN), (large % self.columns, small % FAN)
+        tag_squares = [(block * FAN + within) * self.cells for block, within in fans]
+        squares = [first_pixel(first, self.factor) + 1 for first in tag_squares]
+        heat = self.heat.in_squares(which, *squares, self.side)
+        count = self.tags.shape[1]
+        channels = which * count + torch.arange(count, device=which.device)[:, None]  # (T, M)
+        cells = patches(self.tags.flatten(0, 1), channels, *(first - 1 for first in tag_squares), self.cells + 2)
+        cells = between(cells, self.factor)[: self.side + 1, : self.side + 1]  # of the heatmaps
+        values = heat - _rounded(between(cells, self.heat.factor) - means.T, 2)
+        steps = torch.arange(len(heat), device=which.device)[:, None]
+        y, x = (
+            (first_pixel(first, self.heat.factor) + steps).clamp(0, size - 1)
+            for first, size in zip(squares, (self.heat.height, self.heat.width), strict=True)
+        )
+        return values, y[:, None] * self.heat.width + x
 
 
 def _pooled(maps: Tensor, window: int, step: int, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -104,17 +99,19 @@ def _fans(blocks: Tensor) -> Tensor:
     return fans.flatten(-2).flatten(-3, -2).contiguous()
 
 
-def _bounds(highest: Tensor, low: Tensor, high: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """What heatmap minus rounded distance of tags from means is worth at the best pixel of blocks: at most, at least.
+def _most(highest: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    """What heatmap minus rounded distance of tags is worth at the best pixel of blocks, at most.
 
     Args:
-        highest: (N, L) the greatest pixel of the heatmap.
-        low, high: (N, T, L) the range of the tags.
-        means: (N, T).
+        highest: (N, M) the greatest pixel of the heatmap.
+        below, above: (N, T, M) the least and greatest difference of tags.
     """
-    below, above = low - means[..., None], high - means[..., None]
-    near, far = torch.maximum(below, -above).clamp_(min=0), torch.maximum(above, -below)
-    return highest - _rounded(near, 1), highest - _rounded(far, 1)
+    return highest - _rounded(torch.maximum(below, -above).clamp_(min=0), 1)
+
+
+def _least(highest: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    """Likewise, at least."""
+    return highest - _rounded(torch.maximum(above, -below), 1)
 
 
 def _rounded(difference: Tensor, dim: int) -> Tensor:
@@ -122,45 +119,60 @@ def _rounded(difference: Tensor, dim: int) -> Tensor:
     return difference.square().sum(dim).sqrt_().round_()
 
 
-def best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> Tensor:
+def best_pixels(blocks: Blocks, which: Tensor, means: Tensor) -> Tensor:
     """Where heatmap minus rounded tag distance is greatest in a map; of equal pixels the first, row by row.
 
     Args:
         blocks: the maps.
-        maps: (N,) int64, which of them.
+        which: (N,) int64, of them.
         means: (N, T) the tags that distances are to.
 
     Returns:
         (N, 2) int64 x, y in the input.
     """
     size = max(1, TOGETHER // blocks.large[1][0].numel())
-    return torch.cat([_best_pixels(blocks, *part) for part in zip(maps.split(size), means.split(size), strict=True)])
+    parts = zip(which.split(size), means.split(size), strict=True)
+    places = torch.cat([_best_pixels(blocks, *part) for part in parts])
+    return torch.stack([places % blocks.heat.width, places // blocks.heat.width], 1)
 
 
-def _best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> Tensor:
-    most, least = _bounds(*(one[maps] for one in blocks.large), means)
-    limit = least.amax(1) - ROUNDING
-    rows, large = (most >= limit[:, None]).nonzero(as_tuple=True)
-    most, least = blocks.within(maps[rows], means[rows], large)
-    limit = limit.scatter_reduce(0, rows, least.amax(1) - ROUNDING, "amax")
-    pair, small = (most >= limit[rows, None]).nonzero(as_tuple=True)
+def _best_pixels(blocks: Blocks, which: Tensor, means: Tensor) -> Tensor:
+    """(N,) places row by row."""
+    rows, large, enough = _large(blocks, which, means)
+    most = blocks.within(which[rows], means[rows], large)
+    pair, small = (most >= enough[rows, None]).nonzero(as_tuple=True)
     rows, large, most = rows[pair], large[pair], most[pair, small]
     order = by_falling_score(rows, most)
     rows, large, small, most = (one[order] for one in (rows, large, small, most))
     rank = ranks(rows)
-    beyond = blocks.heat[0].numel() * blocks.factor**2
-    best, first = torch.full_like(limit, -torch.inf), rows.new_full(maps.shape, beyond)
-    start, end = 0, 1
-    while True:
-        now = ((rank >= start) & (rank < end) & (most >= torch.maximum(limit, best - ROUNDING)[rows])).nonzero()[:, 0]
-        if not len(now):
-            break
+    beyond = blocks.heat.height * blocks.heat.width
+    best, first = torch.full_like(enough, -torch.inf), rows.new_full(which.shape, beyond)
+    end = 1
+    while len(rows):
+        now = rank < end
         row = rows[now]
-        values, places = blocks.pixels(maps[row], means[row], large[now], small[now])
+        values, places = blocks.pixels(which[row], means[row], large[now], small[now])
         higher = best.scatter_reduce(0, row, values.flatten(0, 1).amax(0), "amax")
         first = first.where(higher == best, beyond)
         first = first.scatter_reduce(0, row, places.where(values == higher[row], beyond).flatten(0, 1).amin(0), "amin")
         best = higher
-        start, end = end, 2 * end + 1
-    width = blocks.heat.shape[2] * blocks.factor
-    return torch.stack([first % width, first // width], 1)
+        left = (~now & (most >= torch.maximum(enough, best - ROUNDING)[rows])).nonzero()[:, 0]
+        rows, large, small, most, rank = (one[left] for one in (rows, large, small, most, rank))
+        end = GROWTH * end + 1
+    return first
+
+
+def _large(blocks: Blocks, which: Tensor, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    highest, low, high = (one[which] for one in blocks.large)
+    low, high = low - means[..., None], high - means[..., None]
+    enough = _least(highest, low, high).amax(1)
+    most = _most(highest, low, high)
+    if GUESS:
+        top = most.topk(min(GUESS, most.shape[1]), 1).indices
+        rows = torch.arange(len(top), device=top.device)[:, None].expand_as(top).flatten()
+        small = blocks.within(which[rows], means[rows], top.flatten()).argmax(1)
+        values, _ = blocks.pixels(which[rows], means[rows], top.flatten(), small)
+        enough = torch.maximum(enough, values.flatten(0, 1).amax(0).view(top.shape).amax(1))
+    enough = enough - ROUNDING
+    rows, large = (most >= enough[:, None]).nonzero(as_tuple=True)
+    return rows, large, enough

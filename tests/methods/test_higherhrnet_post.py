@@ -8,7 +8,7 @@ from pose_lab.methods.bottom_up import predictions
 from pose_lab.methods.grouping import grouped
 from pose_lab.methods.higherhrnet import Candidates, Maps, aggregate, find, peaks
 from pose_lab.methods.refinement import Blocks, best_pixels
-from pose_lab.ops.enlarging import enlarged, read
+from pose_lab.ops.enlarging import Enlargement, enlarged, read
 from pose_lab.skeletons import COCO
 from tests.methods.higherhrnet_cases import fixture, ours, published
 
@@ -146,7 +146,7 @@ def test_refinement_finds_what_a_whole_scan_finds(side, constant, factor):
     heat, whole = enlarged(small, (side, side)), enlarged(tags[0], (side, side))
     means = 4 * torch.rand(60, 2, generator=torch.Generator().manual_seed(1)) - 0.5
     maps = torch.arange(60) % 4
-    points = best_pixels(Blocks(heat[0], tags[0], 1), maps, means)
+    points = best_pixels(Blocks(Enlargement(heat[0], 1), tags[0]), maps, means)
     places = points[:, 1] * side + points[:, 0]
     values = heat[0, maps, points[:, 1], points[:, 0]]
     for row, kind in enumerate(maps.tolist()):
@@ -161,14 +161,14 @@ def test_peaks_are_the_largest_in_their_window(window):
     heat = candidates.heatmaps
     heat[0, 0, 5, 5:8] = 2.0  # three equal ones
     settings = ours(window=window, min_score=0.05, max_peaks=20)
-    found = peaks(heat, 1, settings)
+    found = peaks(Enlargement(heat.flatten(0, 1), 1), settings)
     pooled = torch.nn.functional.max_pool2d(heat, window, 1, window // 2)
     kept = torch.where((heat == pooled) & (heat > 0.05), heat, 0).flatten(2)
     scores = kept.sort(dim=2, descending=True, stable=True)
-    torch.testing.assert_close(found.scores, scores.values[..., :20], rtol=0, atol=0)
+    torch.testing.assert_close(found.scores, scores.values[..., :20].flatten(0, 1), rtol=0, atol=0)
     real = found.scores > 0
     places = found.places[..., 1] * 32 + found.places[..., 0]
-    assert torch.equal(places[real], scores.indices[..., :20][real])
+    assert torch.equal(places[real], scores.indices[..., :20].flatten(0, 1)[real])
 
 
 def test_images_of_a_batch_are_independent():
