@@ -362,14 +362,12 @@ def find(candidates: Candidates, frame: tuple[int, int], order: Sequence[int], s
         settings: the parameters.
     """
     maps, tags = _sound(candidates)
-    heat = Enlargement(maps.flatten(0, 1), frame[1] // maps.shape[3])
+    shape, heat, tags = maps.shape[:2], Enlargement(maps.flatten(0, 1), frame[1] // maps.shape[3]), tags.flatten(0, 1)
     seen = peaks(heat, settings)
     which = torch.arange(len(seen.scores), device=maps.device)[:, None].expand_as(seen.scores)
-    factors = maps.shape[3] // tags.shape[4], heat.factor
-    seen_tags = read(tags.flatten(0, 1), which, seen.places, factors)
-    image_index, members = grouped(*(one.unflatten(0, maps.shape[:2]) for one in (seen.scores, seen_tags)), order, settings)
-    kinds = torch.arange(members.shape[1], device=maps.device)
-    which = image_index[:, None] * len(kinds) + kinds  # (P, K)
+    seen_tags = read(tags, which, seen.places, (maps.shape[3] // tags.shape[3], heat.factor))
+    image_index, members = grouped(seen.scores.unflatten(0, shape), seen_tags.unflatten(0, shape), order, settings)
+    which = image_index[:, None] * shape[1] + torch.arange(shape[1], device=maps.device)  # (P, K)
     there = members >= 0
     row = which, members.clamp(min=0)
     keypoints, scores = torch.zeros(*there.shape, 2, device=maps.device), seen.scores[row] * there
@@ -378,7 +376,7 @@ def find(candidates: Candidates, frame: tuple[int, int], order: Sequence[int], s
     found = Found(image_index, keypoints, scores, scores.mean(1))
     if settings.refine and not there.all():
         means = (seen_tags[row] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
-        _refine(found, ~there, Blocks(heat, tags.flatten(0, 1)), which, means)
+        _refine(found, ~there, Blocks(heat, tags), which, means)
     return found
 
 

@@ -46,7 +46,8 @@ def read(maps: Tensor, which: Tensor, places: Tensor, factors: Sequence[int]) ->
     corners = torch.stack([x.expand(2, *x.shape), y[:, None].expand(2, *x.shape)], -1)  # (2 rows, 2 columns, ..., 2)
     values = read(maps, which.expand(corners.shape[:-1]), corners, earlier)
     across, down = (cells - low)[..., None, :].unbind(-1)
-    return torch.lerp(*torch.lerp(values[:, 0], values[:, 1], across), down)
+    top, bottom = torch.lerp(values[:, 0], values[:, 1], across)
+    return torch.lerp(top, bottom, down)
 
 
 def patches(maps: Tensor, which: Tensor, rows: Tensor, columns: Tensor, side: int) -> Tensor:
