@@ -407,11 +407,16 @@ def quarter_shifts(heat: Enlargement, which: Tensor, places: Tensor) -> Tensor:
 def _sound(candidates: Candidates) -> tuple[Tensor, Tensor]:
     """Heatmaps and tags, channel after channel; where one of them is not a finite number there is nothing."""
     heat, tags = candidates.heatmaps.contiguous(), candidates.tags.contiguous()
-    if not torch.stack(tags.aminmax()).isfinite().all():
+    if not _finite(tags):
         sound = tags.isfinite()
         heat = heat * F.interpolate(sound.all(2).to(heat), heat.shape[2:])
         tags = tags.where(sound, 0)
-    return heat.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), tags
+    return (heat if _finite(heat) else heat.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)), tags
+
+
+def _finite(maps: Tensor) -> bool:
+    """Whether all are finite numbers; several times as fast as looking at each."""
+    return bool(torch.stack(maps.aminmax()).isfinite().all())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
