@@ -11,18 +11,21 @@ from typing import Any
 
 import torch
 
+from benchmarks.kapao_outputs import outputs_of
 from benchmarks.kapao_reference import people_of
 from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, one_thread, training_step
-from pose_lab.methods.kapao import Inference, Kapao, counted, find_people
+from pose_lab.methods.kapao import Kapao
+from pose_lab.methods.kapao_inference import Inference, counted, decode, find_people
 from pose_lab.methods.kapao_scene import scene
-from pose_lab.nets.csp import CSPPose
+from pose_lab.nets.csp import OBJECTNESS, CSPPose
 from pose_lab.nets.folded import FREEZING, folded
 from pose_lab.poses import Predictions
 from pose_lab.skeletons import COCO
 
 CONFIG = config_of("kapao")
 PUBLISHED_INFERENCE = CONFIG["inference"] | CONFIG["published_inference"]
-FRAME, ROWS, PEOPLE = (720, 1280), 102_000, 30
+FRAME, SIDE, ROWS, PEOPLE = (720, 1280), 1280, 102_000, 30  # a wide picture in a square input
+MAPS, SIZES = torch.eye(2, 3, dtype=torch.float64)[None], torch.tensor([FRAME])
 SEED = 7  # the draw with 81 poses, 30 of them above 0.3, and 300 keypoint objects after suppression
 PUBLISHED_MS = 14.2  # the published code on one core of another machine: 4.8 suppression, 9.4 fusion
 
@@ -35,10 +38,9 @@ def post_processing(repeats: int = 100) -> list[dict[str, Any]]:
         RuntimeError: the two find different people.
     """
     rows, settings = scene(PEOPLE, ROWS, FRAME, len(COCO), SEED), Inference(**PUBLISHED_INFERENCE)
-    maps, sizes = torch.eye(2, 3, dtype=torch.float64)[None], torch.tensor([FRAME])
 
     def ours() -> Predictions:
-        return find_people(*counted(rows, settings), len(COCO), maps, sizes, settings)
+        return find_people(*counted(rows, settings), len(COCO), MAPS, SIZES, settings)
 
     def reference() -> tuple[Any, Any]:
         return people_of(rows[0], FRAME, len(COCO), settings)
@@ -53,6 +55,33 @@ def post_processing(repeats: int = 100) -> list[dict[str, Any]]:
         {"what": what, "value": median(ours for _, ours in pairs), **limits},
         {"what": f"{what}: times a plain loop's speed", "value": median(a / b for a, b in pairs), **times},
     ]
+
+
+@torch.inference_mode()
+def decoding(repeats: int = 40) -> list[dict[str, Any]]:
+    """From what the network hands over to people: the same scene in its maps, one per level, channel after channel.
+
+    Beside it what the published network does before its post-processing: all rows decoded. The two alternate.
+
+    Raises:
+        RuntimeError: the two find different people.
+    """
+    rows, settings = scene(PEOPLE, ROWS, FRAME, len(COCO), SEED)[0], Inference(**PUBLISHED_INFERENCE)
+    anchors, strides = torch.tensor(CONFIG["net"]["anchors"]).float(), [8, 16, 32, 64]
+    strong = rows[:, OBJECTNESS] > 0.05  # what the scene's background does not reach
+    raw = outputs_of(rows[strong], rows[~strong], anchors, strides, SIDE)
+
+    def people(read: Inference | None) -> Predictions:
+        found = decode(raw, anchors, strides, len(COCO), read)
+        return find_people(*found, len(COCO), MAPS, SIZES, settings)
+
+    decoded, _ = decode(raw, anchors, strides, len(COCO), None)
+    _check_equal(people(settings), *people_of(decoded, FRAME, len(COCO), settings))
+    pairs = [(milliseconds(partial(people, None)), milliseconds(partial(people, settings))) for _ in range(repeats)]
+    what = f"KAPAO decoding and post-processing, {PEOPLE} people, {len(decoded):,} rows"
+    value, every = (median(times) for times in (tuple(ours for _, ours in pairs), tuple(both for both, _ in pairs)))
+    best = min(ours for _, ours in pairs)
+    return [{"what": what, "value": value, "unit": "ms", "best": best, "all rows decoded": every}]
 
 
 def _check_equal(found: Predictions, poses: Any, scores: Any) -> None:
@@ -96,7 +125,7 @@ def forward(size: int, width: float, repeats: int = 10) -> list[dict[str, Any]]:
 def measure() -> list[dict[str, Any]]:
     """All rows of this benchmark."""
     with one_thread():
-        return post_processing() + forward(640, 0.5) + step(32, 128, 0.25) + step(2, 640, 0.5, repeats=3)
+        return post_processing() + decoding() + forward(640, 0.5) + step(32, 128, 0.25) + step(2, 640, 0.5, repeats=3)
 
 
 if __name__ == "__main__":

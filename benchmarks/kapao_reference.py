@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
-from pose_lab.methods.kapao import Inference
+from pose_lab.methods.kapao_inference import Inference
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS
 from pose_lab.ops.boxes import to_corners
 

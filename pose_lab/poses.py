@@ -49,6 +49,9 @@ class Annotations:
         region_points: (V, 2) float64, corners of the polygons within which nothing is annotated, polygon after polygon.
         region_index: (V,) int64, ascending: which polygon a corner belongs to.
         region_images: (R,) int64, the image of each polygon.
+        unlabelled_codes: (C,) uint8, masks of crowd regions and people without keypoints (`pose_lab/data/outlines.py`),
+            one for each image that has any.
+        unlabelled_starts: (I + 1,) int64: image i has the bytes starts[i]:starts[i + 1] of them.
     """
 
     image_ids: NDArray[np.int64]
@@ -71,6 +74,8 @@ class Annotations:
     region_points: NDArray[np.float64] | None = None
     region_index: NDArray[np.int64] | None = None
     region_images: NDArray[np.int64] | None = None
+    unlabelled_codes: NDArray[np.uint8] | None = None
+    unlabelled_starts: NDArray[np.int64] | None = None
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -145,6 +150,8 @@ class Batch(_Tensors):
             (for a mosaic: of its first picture).
         sizes: (B, 2) int64, height and width of the original image.
         image_ids: (B,) int64, the data set's ids.
+        unlabelled: (B, H, W) bool, where crowd regions and people without keypoints are; None where their outlines are
+            not known, or not asked for.
     """
 
     images: Tensor
@@ -152,6 +159,7 @@ class Batch(_Tensors):
     to_input: Tensor
     sizes: Tensor
     image_ids: Tensor
+    unlabelled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)

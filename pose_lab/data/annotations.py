@@ -40,7 +40,7 @@ __all__ = [
     "with_people",
 ]
 
-_VERSION = 5  # raise it when what is stored changes
+_VERSION = 6  # raise it when what is stored changes
 _WHAT = "the annotation index"
 _OF_IMAGES = ("image_ids", "file_names", "sizes", "crowd_index", "sequences", "frames")
 _OF_PEOPLE = (
@@ -48,7 +48,8 @@ _OF_PEOPLE = (
     *("track_ids", "head_boxes", "joints_3d"),
 )
 _OF_REGIONS = ("region_points", "region_index", "region_images")
-_ARRAYS = (*_OF_IMAGES, *_OF_PEOPLE, "image_index", *_OF_REGIONS)
+_OUTLINES = ("unlabelled_codes", "unlabelled_starts")
+_ARRAYS = (*_OF_IMAGES, *_OF_PEOPLE, "image_index", *_OF_REGIONS, *_OUTLINES)
 _log = logging.getLogger(__name__)
 
 
@@ -113,7 +114,8 @@ def select(annotations: Annotations, images: NDArray[np.int64]) -> Annotations:
     people = np.isin(annotations.image_index, images)
     image_index = np.searchsorted(images, annotations.image_index[people])
     arrays = _rows_of(annotations, _OF_IMAGES, images) | _rows_of(annotations, _OF_PEOPLE, people)
-    return replace(annotations, image_index=image_index, **arrays, **_regions_of(annotations, images))
+    parts = _regions_of(annotations, images) | _outlines_of(annotations, images)
+    return replace(annotations, image_index=image_index, **arrays, **parts)
 
 
 def _rows_of(annotations: Annotations, names: tuple[str, ...], rows: NDArray[Any]) -> dict[str, Any]:
@@ -130,6 +132,19 @@ def _regions_of(annotations: Annotations, images: NDArray[np.int64]) -> dict[str
         "region_images": np.searchsorted(images, annotations.region_images[regions]),
         "region_index": np.cumsum(regions)[annotations.region_index[corners]] - 1,
         "region_points": annotations.region_points[corners],
+    }
+
+
+def _outlines_of(annotations: Annotations, images: NDArray[np.int64]) -> dict[str, Any]:
+    codes, starts = annotations.unlabelled_codes, annotations.unlabelled_starts
+    if codes is None or starts is None:
+        return {}
+    lengths = np.diff(starts)
+    kept = np.zeros(len(lengths), np.bool_)
+    kept[images] = True
+    return {
+        "unlabelled_codes": codes[np.repeat(kept, lengths)],
+        "unlabelled_starts": np.concatenate([[0], np.cumsum(lengths[images])]),
     }
 
 

@@ -81,6 +81,7 @@ class PoseDataModule(lightning.LightningDataModule):
         workers: loader processes.
         seed: of order and random changes.
         cache: folder for annotation indices.
+        outlines: training batches tell where crowd regions and people without keypoints are (`Batch.unlabelled`).
         layout: of the annotation files, one of `pose_lab.data.layouts.LAYOUTS`.
         annotated_as: name of the files' keypoint set, None if it is the shown one; else people are mapped to it.
         pixel_shift: added to the files' keypoints to get continuous coordinates.
@@ -110,6 +111,7 @@ class PoseDataModule(lightning.LightningDataModule):
         workers: int,
         seed: int,
         cache: str | Path,
+        outlines: bool = False,
         layout: str = "coco",
         annotated_as: str | None = None,
         pixel_shift: float = 0.5,
@@ -137,7 +139,7 @@ class PoseDataModule(lightning.LightningDataModule):
         self.val_fit, self.val_stride = _one_of("val_fit", val_fit, FITS), val_stride
         self.bad_images = _one_of("bad_images", bad_images, POLICIES)
         self._check_alone("data.val_batch_size", val_batch_size)
-        self.workers, self.seed = workers, seed
+        self.workers, self.seed, self.outlines = workers, seed, outlines
         self._indexed: dict[str, Annotations] = {}
         self._rows: dict[str, NDArray[np.int64]] = {}
         self._files: dict[str, str] = {}
@@ -216,7 +218,7 @@ class PoseDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> EpochLoader:
         """Augmented pictures in the order of (seed, epoch)."""
         rank, world_size = self._place_among_processes()
-        view = View(self.frame, self.pad_value, self.seed, self.augment, self._epochs)
+        view = View(self.frame, self.pad_value, self.seed, self.augment, self._epochs, outlines=self.outlines)
         count = len(self._rows["train"])
         if len(reading.with_people(self.train_annotations)) == 0:
             raise ValueError(

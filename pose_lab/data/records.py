@@ -2,8 +2,8 @@
 
 An image record has `id`, `file_name`, `width`, `height`, and may have `crowdIndex`, `sequence` (text), `frame` and
 `regions` (polygons, lists of x, y). A person record has `id`, `image_id`, `bbox` (x, y, width, height), `keypoints`
-(x, y, visibility of each), and may have `area`, `iscrowd`, `track_id`, `head_box` (xyxy) and `joints_3d` (x, y, z of
-each).
+(x, y, visibility of each), and may have `area`, `iscrowd`, `segmentation` (COCO's), `track_id`, `head_box` (xyxy) and
+`joints_3d` (x, y, z of each).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pose_lab.data import outlines
 from pose_lab.data.rules import ReadingRules
 from pose_lab.poses import Annotations
 from pose_lab.skeletons import mapping
@@ -76,6 +77,8 @@ def _examined(content: Content, rules: ReadingRules) -> tuple[Annotations, _Faul
     faults = _Faults()
     images = sorted(_sound_images(content.images, rules, faults), key=lambda image: image["id"])
     people = _sound_people(content.people, {image["id"] for image in images}, rules, faults)
+    if rules.sizes:
+        people = _with_sound_outlines(people, images, faults)
     return _arrays(images, people, rules), faults
 
 
@@ -208,6 +211,21 @@ def _with_sound_numbers(people: list[Record], rules: ReadingRules, faults: _Faul
     return faults.sound(people, lambda person: reasons.get(id(person)))
 
 
+def _with_sound_outlines(people: list[Record], images: list[Record], faults: _Faults) -> list[Record]:
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+
+    def wrong(person: Record) -> str | None:
+        size = sizes[person["image_id"]]
+        return outlines.fault(person.get("segmentation"), size) if _is_unlabelled(person) else None
+
+    return faults.sound(people, wrong)
+
+
+def _is_unlabelled(person: Record) -> bool:
+    """Whether somebody is a crowd region or has no keypoints."""
+    return bool(person.get("iscrowd", 0)) or not np.any(np.asarray(person["keypoints"][2::3]) > 0)
+
+
 def _numbers(records: list[Record], field: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """(N, *shape) numbers of a field; whatever is not a number becomes NaN."""
     values = [record[field] for record in records]
@@ -268,6 +286,7 @@ def _arrays(images: list[Record], people: list[Record], rules: ReadingRules) -> 
         pixel_shift=rules.pixel_shift,
         **_of_videos(images, people),
         **_regions(images),
+        **(_outlines(images, people) if rules.sizes else {}),
         head_boxes=_optional(people, "head_box", (4,)),
         joints_3d=_joints(people, rules),
     )
@@ -319,3 +338,26 @@ def _regions(images: list[Record]) -> dict[str, Any]:
         "region_index": np.repeat(np.arange(len(regions)), counts),
         "region_images": np.array([i for i, _ in regions], np.int64),
     }
+
+
+def _outlines(images: list[Record], people: list[Record]) -> dict[str, Any]:
+    """Masks of the people whom nobody labelled, where any of them has an outline."""
+    unlabelled: dict[int, list[Record]] = {}
+    for person in people:
+        if _is_unlabelled(person):
+            unlabelled.setdefault(person["image_id"], []).append(person)
+    if not any(person.get("segmentation") for records in unlabelled.values() for person in records):
+        return {}
+    codes = [_code(image, unlabelled.get(image["id"], [])) for image in images]
+    return {
+        "unlabelled_codes": np.frombuffer(b"".join(codes), np.uint8),
+        "unlabelled_starts": np.cumsum([0, *map(len, codes)]),
+    }
+
+
+def _code(image: Record, people: list[Record]) -> bytes:
+    if not people:
+        return b""
+    boxes = _numbers(people, "bbox", (4,))
+    boxes[:, 2:] += boxes[:, :2]
+    return outlines.encoded([person.get("segmentation") for person in people], boxes, (image["height"], image["width"]))

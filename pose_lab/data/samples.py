@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from pose_lab.data import augment, images
+from pose_lab.data import augment, images, outlines
 from pose_lab.data.annotations import map_pages, referenced, references
 from pose_lab.data.augment import Augmentation, Fit, Plan
 from pose_lab.data.images import Picture
@@ -24,6 +25,7 @@ from pose_lab.data.people import carried, people_of
 from pose_lab.poses import Annotations, Batch
 from pose_lab.skeletons import Skeleton
 
+_HALF = 127  # of what a pixel within an outline has
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
@@ -54,6 +56,7 @@ class View:
         epochs: how long the training is, for what changes at its end; None: without an end.
         fit: evaluation only: how the frame follows the pictures' shapes, see `evaluation_plan`.
         stride: of the smaller frames of `fit`.
+        outlines: whether batches tell where people stand whom nobody labelled, if the annotations do.
     """
 
     frame: tuple[int, int]
@@ -63,6 +66,7 @@ class View:
     epochs: int | None = None
     fit: Fit = "square"
     stride: int = 1
+    outlines: bool = False
 
 
 class _Drawing(NamedTuple):
@@ -130,6 +134,7 @@ class Samples(Dataset[Batch | images.BadImageError]):
             to_input=plan.source_to_frame[plan.bounds[:-1]],
             sizes=self.sizes[torch.from_numpy(key.images)].long(),
             image_ids=torch.from_numpy(self.annotations.image_ids[self.subset[key.images]]),
+            unlabelled=self._unlabelled(plan),
         )
 
     def plan(self, key: BatchKey) -> Plan:
@@ -145,14 +150,10 @@ class Samples(Dataset[Batch | images.BadImageError]):
         """(B, 3, H, W) uint8, in shared memory if a worker draws them."""
         pictures = _unfilled((len(plan.zoom), 3, *plan.frame))
         frame, mirrored = np.empty((2, *plan.frame, 3), np.uint8)
-        bounds = plan.bounds.tolist()
-        rows = (plan.source, plan.shrink, plan.crop, plan.block, plan.window)
-        warps = [None] * len(plan.source) if plan.warp is None else list(plan.warp.numpy())
-        sources = [_Drawing(*values) for values in zip(*(row.tolist() for row in rows), warps, strict=True)]
-        for row, planes in enumerate(pictures.numpy()):
+        for row, (planes, sources) in enumerate(zip(pictures.numpy(), _drawings(plan), strict=True)):
             gains = None if plan.gains is None else plan.gains[row].numpy()
             frame[:] = images.recoloured_grey(self.view.pad_value, gains)
-            for source in sources[bounds[row] : bounds[row + 1]]:
+            for source in sources:
                 self._draw(frame, source, gains, plan.average)
             cv2.split(cv2.flip(frame, 1, dst=mirrored) if plan.flipped[row] else frame, list(planes))
         return pictures
@@ -169,10 +170,51 @@ class Samples(Dataset[Batch | images.BadImageError]):
                 return
             images.draw(frame, picture, drawing.block, drawing.window, gains, average)
 
+    def _unlabelled(self, plan: Plan) -> Tensor | None:
+        """(B, H, W) bool, drawn as the pictures are; None if it is not asked for or not known."""
+        if not self.view.outlines or self.annotations.unlabelled_codes is None:
+            return None
+        masks = torch.zeros(len(plan.zoom), *plan.frame, dtype=torch.uint8)
+        for row, (mask, sources) in enumerate(zip(masks.numpy(), _drawings(plan), strict=True)):
+            for source in sources:
+                self._draw_outlines(mask, source)
+            if plan.flipped[row]:
+                mask[:] = mask[:, ::-1].copy()
+        return masks > _HALF
+
+    def _draw_outlines(self, mask: Picture, drawing: _Drawing) -> None:
+        left, top, right, bottom = drawing.window
+        code = self._code(drawing.source)
+        if not code or left >= right or top >= bottom:
+            return
+        height, width = self.sizes[drawing.source].tolist()
+        whole = outlines.decoded(code, (height, width))
+        if drawing.warp is not None:
+            images.warp(mask, whole, drawing.warp)
+            return
+        x0, y0, x1, y1 = (edge * drawing.shrink for edge in drawing.crop)
+        images.draw(mask, whole[y0:y1, x0:x1], drawing.block, drawing.window)
+
+    def _code(self, image: int) -> bytes:
+        codes, starts = self.annotations.unlabelled_codes, self.annotations.unlabelled_starts
+        assert codes is not None
+        assert starts is not None
+        row = self.subset[image]
+        return bytes(codes[starts[row] : starts[row + 1]])
+
     def _read(self, image: int, shrink: int) -> Picture:
         name = self.annotations.file_names[self.subset[image]].decode()
         height, width = self.sizes[image].tolist()
         return images.read_picture(self.folder / name, (height, width), shrink)
+
+
+def _drawings(plan: Plan) -> list[list[_Drawing]]:
+    """The sources of each frame of a plan."""
+    bounds = plan.bounds.tolist()
+    rows = (plan.source, plan.shrink, plan.crop, plan.block, plan.window)
+    warps = [None] * len(plan.source) if plan.warp is None else list(plan.warp.numpy())
+    sources = [_Drawing(*values) for values in zip(*(row.tolist() for row in rows), warps, strict=True)]
+    return [sources[first:end] for first, end in itertools.pairwise(bounds)]
 
 
 def _unfilled(shape: tuple[int, ...]) -> Tensor:

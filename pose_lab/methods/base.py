@@ -1,13 +1,15 @@
 """What all methods share: optimiser and schedule from config, weight averaging, evaluation, logging.
 
 A method is one file with one subclass of `PoseMethod`: it says how targets and losses are made (`losses`), what the
-network sees in pictures (`candidates`) and how people are made of that (`people`); everything else is here.
+network sees in a view of pictures (`look`), what is kept of its views (`collect`) and how people are made of that
+(`people`); everything else is here.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -24,6 +26,8 @@ from pose_lab.ops.processes import mean_over_processes
 from pose_lab.poses import Annotations, Batch, Predictions
 from pose_lab.skeletons import Skeleton, skeleton
 
+Look = Callable[[Any], Any]  # a view of a batch's pictures -> what the network gives for it
+
 
 class PoseMethod(LightningModule):
     """Base of all methods.
@@ -35,15 +39,17 @@ class PoseMethod(LightningModule):
         sum_over_batch: the loss is multiplied by the global number of pictures of a batch (published KAPAO); otherwise
             it is a mean over pictures.
 
-    Subclasses implement `losses`, `candidates` and `people`.
+    Subclasses implement `losses`, `look`, `collect` and `people`.
 
     Attributes:
         inference: what `people` does, a frozen dataclass of the method's own.
         candidates_type: what `candidates` gives, a dataclass of tensors.
+        test_settings: arguments that training does not depend on: one network can be evaluated with several of each.
     """
 
     inference: Any
     candidates_type: ClassVar[type]
+    test_settings: ClassVar[Sequence[str]] = ("inference", "test_time")
 
     def __init__(
         self,
@@ -64,11 +70,23 @@ class PoseMethod(LightningModule):
         """Named scalar losses of a batch, already weighted: their sum is minimised."""
 
     @abstractmethod
-    def candidates(self, batch: Batch) -> Any:
-        """What the network sees in a batch, before thresholds and grouping: tensors of the method's own kind.
+    def look(self, batch: Batch, view: Hashable) -> Any:
+        """What the network gives for one view of a batch's pictures; nothing else asks it at inference.
 
-        All that needs the network happens here, test-time augmentation too, so that `people` can be repeated with other
-        parameters, and timed apart.
+        Weights, pictures and view alone decide the result, so that settings which have views in common can share it.
+
+        Args:
+            batch: the pictures.
+            view: what of them the network is shown (mirrored, scaled), as the method's own `collect` asks for it.
+        """
+
+    @abstractmethod
+    def collect(self, look: Look, batch: Batch) -> Any:
+        """What the views that the settings ask for show, before thresholds and grouping: tensors of the method's kind.
+
+        Args:
+            look: gives what the network sees in a view of the batch.
+            batch: the pictures' sizes; the pictures themselves are for `look`.
         """
 
     @abstractmethod
@@ -88,6 +106,10 @@ class PoseMethod(LightningModule):
         A method answers False where `wanted` differs in what `candidates` itself depends on.
         """
         return True
+
+    def candidates(self, batch: Batch) -> Any:
+        """What the network sees in a batch: all that needs it, so that `people` can be repeated and timed apart."""
+        return self.collect(partial(self.look, batch), batch)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Predictions:

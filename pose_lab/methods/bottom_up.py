@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +12,24 @@ from torch import Tensor
 from pose_lab.methods.base import PoseMethod, frame_sides
 from pose_lab.nets.hrnet import HRNet
 from pose_lab.ops.order import by_falling_score
-from pose_lab.poses import Predictions
+from pose_lab.ops.passes import Pass
+from pose_lab.poses import Batch, Predictions
 from pose_lab.skeletons import Skeleton
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network is shown of a picture.
+
+    Attributes:
+        scale: of the picture's sides.
+        flip: whether the scaled picture, with its padding to whole strides, is mirrored.
+        shift: pixels that it is then moved to the left; its last columns stay as they are.
+    """
+
+    scale: float
+    flip: bool = False
+    shift: int = 0
 
 
 class BottomUp(PoseMethod):
@@ -30,6 +47,7 @@ class BottomUp(PoseMethod):
         ValueError: numbers do not fit each other.
     """
 
+    net: HRNet
     mean: Tensor
     deviation: Tensor
     mirrored: Tensor
@@ -55,6 +73,11 @@ class BottomUp(PoseMethod):
         """(B, 3, H, W) uint8 RGB -> what the network sees."""
         return (images / 255 - self.mean) / self.deviation
 
+    def look(self, batch: Batch, view: View) -> Any:  # type: ignore[override]
+        """The network's maps of a view."""
+        images = Pass(view.scale, flip=False).view(self.normalised(batch.images), self.net.stride)
+        return self.net(moved_left(images.flip(3), view.shift) if view.flip else images)
+
 
 def predictions(
     image_index: Tensor, keypoints: Tensor, keypoint_scores: Tensor, scores: Tensor, found: Tensor | None = None
@@ -79,6 +102,11 @@ def predictions(
         scores=scores[order],
         boxes=torch.cat([low.amin(1), high.amax(1)], 1)[order],
     )
+
+
+def moved_left(images: Tensor, pixels: int) -> Tensor:
+    """Pictures (B, C, H, W) moved to the left; their last columns stay as they are."""
+    return torch.cat([images[..., pixels:], images[..., images.shape[3] - pixels :]], 3) if pixels else images
 
 
 def _scales(scales: Sequence[float]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ times 4) count from pixel centres, and are half a pixel less than the project's 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Literal, Self
 
@@ -22,16 +22,16 @@ from torch import Tensor
 
 from pose_lab.checkpoints import dekr as published
 from pose_lab.checkpoints.reading import Weights
-from pose_lab.methods.base import as_skeleton
-from pose_lab.methods.bottom_up import BottomUp, predictions
-from pose_lab.methods.bottom_up_scene import crowd
+from pose_lab.methods.base import Look, as_skeleton
+from pose_lab.methods.bottom_up import BottomUp, View, predictions
+from pose_lab.methods.bottom_up_scene import crowd, tagged_maps
 from pose_lab.methods.dekr_rescoring import Rescoring, fits, pose_features
+from pose_lab.methods.snapping import Snapping, enlarged_by, snapped
 from pose_lab.nets.dekr import DEKRNet, Rescorer
 from pose_lab.nets.hrnet import STRIDE
 from pose_lab.ops import warps
 from pose_lab.ops.heatmaps import PIXEL_CENTRE, gaussians, heatmap_loss, inside, loss_mask, to_cells
 from pose_lab.ops.nms import greedy, ranks
-from pose_lab.ops.passes import Pass
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 
@@ -56,7 +56,8 @@ class Labels:
             of the published code, which depends on the order of people and keypoints.
         phantom_centres: people without labelled keypoints have a centre, at the picture's origin (published code).
         min_area: smaller people (annotated area, square pixels of the original picture) have no centre.
-        mask: whether crowd regions and people without keypoints, i.e. their boxes, count nothing in the heatmap loss.
+        mask: whether crowd regions and people without keypoints (their outlines, or boxes where the data have none)
+            count nothing in the heatmap loss.
     """
 
     sigma: float
@@ -262,8 +263,8 @@ def offset_loss(raw: Tensor, target: Offsets, beta: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Inference:
-    """The parameters of inference.
+class Inference(Snapping):
+    """The parameters of inference; those of the snapping, see there, are among them.
 
     Attributes:
         max_people: most centres of one pass, and most people of a picture.
@@ -293,6 +294,7 @@ class Inference:
     rescore: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_people < 1:
             raise ValueError(f"inference.max_people is {self.max_people}, but must be at least 1")
         if not self.windows or self.windows[-1][0] != 0:
@@ -326,11 +328,13 @@ class Candidates:
         poses: (B, M, K, 2) positions in the input, from pixel centres.
         scores: (B, M) of the centres; 0 in rows that are none.
         heat: (B, M, K) heatmap values at the keypoints.
+        heatmaps: (B, K, H, W) of the input's size, where keypoints are snapped to them; else empty.
     """
 
     poses: Tensor
     scores: Tensor
     heat: Tensor
+    heatmaps: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def decode(maps: Sequence[Maps], flip: Tensor, settings: Inference) -> Candidates:
@@ -448,6 +452,17 @@ def heat_values(maps: Maps, poses: Tensor, flip: Tensor) -> Tensor:
     left_column, right_column = values.unbind(3)
     upper, lower = torch.lerp(left_column, right_column, (x - left)[..., None]).unbind(-1)
     return torch.lerp(upper, lower, y - top).transpose(1, 2).nan_to_num(nan=0.0)
+
+
+def whole_heatmaps(maps: Sequence[Maps], flip: Tensor, frame: tuple[int, int]) -> Tensor:
+    """(B, K, H, W) what `heat_values` reads, at every position of an input of that height and width."""
+    averaged = []
+    for one in maps:
+        heat = one.heatmaps[:, :-1]
+        if one.mirrored is not None:
+            heat = (heat + one.mirrored[0].flip(3)[:, flip]) / 2
+        averaged.append(enlarged_by(heat, STRIDE / one.scale, frame))
+    return torch.stack(averaged).mean(0)
 
 
 def _corners(maps: Tensor, kinds: Tensor, x: Tensor, y: Tensor, across: int, below: int) -> Tensor:
@@ -574,7 +589,7 @@ class Dekr(BottomUp):
         keypoints = as_skeleton(skeleton)
         network = net(num_keypoints=len(keypoints))
         chosen = Rescoring(**rescoring)
-        if chosen.wanted:
+        if chosen.wanted and network.rescorer is None:  # a network that is shared has it already
             network.rescorer = chosen.network(keypoints)
         super().__init__(keypoints, network, optimisation, image_size, normalisation, test_time)
         self.rescoring = chosen
@@ -622,7 +637,7 @@ class Dekr(BottomUp):
     def _map_losses(self, heat: Tensor, raw_offsets: Tensor, batch: Batch) -> dict[str, Tensor]:
         shape = (len(heat), *heat.shape[2:])
         people = batch.instances
-        mask = loss_mask(people, shape, STRIDE) if self.labels.mask else None
+        mask = loss_mask(batch, shape, STRIDE) if self.labels.mask else None
         people = people[~people.ignore | people.labelled.any(1)]
         drawn = joints(people, batch.to_input, self.labels)
         target = heatmaps(drawn, shape, self.labels)
@@ -651,16 +666,18 @@ class Dekr(BottomUp):
         name, chosen = self.skeleton.name, self.rescoring
         return self._rescorer(pose_features(keypoints, scores, chosen.links[name], chosen.torso[name]))
 
-    def candidates(self, batch: Batch) -> Candidates:
+    def collect(self, look: Look, batch: Batch) -> Candidates:
         """The poses at the highest centres of all passes."""
-        images = self.normalised(batch.images)
-        return decode([self._maps(images, scale) for scale in self.scales], self.mirrored, self.inference)
+        maps = [self._maps(look, scale) for scale in self.scales]
+        found = decode(maps, self.mirrored, self.inference)
+        if self.inference.snap == "never":
+            return found
+        height, width = batch.images.shape[2:]
+        return replace(found, heatmaps=whole_heatmaps(maps, self.mirrored, (height, width)))
 
-    def _maps(self, images: Tensor, scale: float) -> Maps:
-        view = Pass(scale, flip=False).view(images, self.net.stride, pad=0.0)
-        seen = [self._activated(*self.net(view))]
-        if self.flip:
-            seen.append(self._activated(*self.net(moved_left(view.flip(3), self.inference.flip_shift))))
+    def _maps(self, look: Look, scale: float) -> Maps:
+        mirrored = View(scale, flip=True, shift=self.inference.flip_shift)
+        seen = [self._activated(*look(view)) for view in (View(scale), *([mirrored] if self.flip else []))]
         return Maps(scale, *seen[0], seen[1] if self.flip else None)
 
     def _activated(self, heat: Tensor, raw_offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -676,9 +693,10 @@ class Dekr(BottomUp):
         return predictions(image_index, keypoints, keypoint_scores, scores)
 
     def stores(self, wanted: Inference) -> bool:
-        """Candidates are the poses that were decoded: suppression alone is open."""
+        """Candidates are the poses that were decoded: suppression is open, and snapping where heatmaps are kept."""
         decoding = ("max_people", "min_score", "windows", "logistic", "flip_shift", "other_scales", "heat_scores")
-        return all(getattr(self.inference, name) == getattr(wanted, name) for name in decoding)
+        heatmaps = self.inference.snap != "never" or wanted.snap == "never"
+        return heatmaps and all(getattr(self.inference, name) == getattr(wanted, name) for name in decoding)
 
     def crowd(self, batch: Batch, people: int) -> Candidates:
         """Drawn candidates, the same in every picture: people (see `bottom_up_scene`) and worse copies of them.
@@ -694,7 +712,10 @@ class Dekr(BottomUp):
         copies = poses[rows % people] + moved * torch.randn(len(rows), 1, 2, generator=generator)
         scores = torch.linspace(0.9, 0.3, len(rows))
         heat = torch.rand(copies.shape[:2], generator=generator)
-        return Candidates(*(x.to(device).expand(count, *x.shape) for x in (copies, scores, heat)))
+        drawn = [copies, scores, heat]
+        if self.inference.snap != "never":
+            drawn.append(tagged_maps(poses, (height, width), (1, STRIDE), 1)[0][0])
+        return Candidates(*(x.to(device).expand(count, *x.shape) for x in drawn))
 
     def _found(self, candidates: Candidates, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Images (P,), keypoints (P, K, 2) in original pixels and keypoint scores (P, K) of the people."""
@@ -702,11 +723,8 @@ class Dekr(BottomUp):
         image_index, place = kept.nonzero(as_tuple=True)
         row = rows[image_index, place]
         scores = candidates.scores[image_index, row, None] * candidates.heat[image_index, row]
-        positions = candidates.poses[image_index, row] + PIXEL_CENTRE
+        positions = candidates.poses[image_index, row]
+        if len(candidates.heatmaps):
+            positions = snapped(positions, scores, image_index, candidates.heatmaps, self.inference)
         to_original = warps.invert(batch.to_input).to(positions)[image_index]
-        return image_index, warps.apply_to_points(to_original, positions), scores
-
-
-def moved_left(images: Tensor, pixels: int) -> Tensor:
-    """Pictures (B, C, H, W) moved to the left; their last columns stay as they are."""
-    return torch.cat([images[..., pixels:], images[..., images.shape[3] - pixels :]], 3)
+        return image_index, warps.apply_to_points(to_original, positions + PIXEL_CENTRE), scores

@@ -33,7 +33,8 @@ class Grouping:
     groups then decides; a little of the exact distance decides them by what fits better.
 
     Attributes:
-        order: of the kinds of keypoints, by skeleton; other skeletons have their own order.
+        order: in which kinds of keypoints are grouped: a name among `orders`.
+        orders: by name and skeleton: the skeleton's keypoints; skeletons that are not there have their own order.
         max_distance: peaks join a group only if their tags are nearer to the group's.
         max_groups: later groups are joined by nobody (published: 30); None: no limit.
         when_full: peaks that fit none of `max_groups` groups `open` others (published), or kinds that come when there
@@ -42,7 +43,8 @@ class Grouping:
         cost_rounded, cost_exact, cost_score: see above.
     """
 
-    order: Mapping[str, Sequence[str]]
+    order: str
+    orders: Mapping[str, Mapping[str, Sequence[str]]]
     max_distance: float
     max_groups: int | None
     when_full: Literal["open", "skip"]
@@ -52,6 +54,8 @@ class Grouping:
     cost_score: float
 
     def __post_init__(self) -> None:
+        if self.order not in self.orders:
+            raise ValueError(f"inference.order is {self.order!r}; inference.orders has: {', '.join(self.orders)}")
         if self.when_full not in FULL:
             raise ValueError(f"inference.when_full is {self.when_full!r}; there are: {', '.join(FULL)}")
         if self.max_groups is not None and self.max_groups < 1:
@@ -61,14 +65,21 @@ class Grouping:
         """A skeleton's keypoints in the order in which they are grouped.
 
         Raises:
-            ValueError: `order` does not name each of them once.
+            ValueError: the order does not name each of them once; the message says which it lacks, or has too many.
         """
-        names = list(self.order.get(skeleton.name, skeleton.keypoints))
-        if sorted(names) != sorted(skeleton.keypoints):
+        names = list(self.orders[self.order].get(skeleton.name, skeleton.keypoints))
+        known = skeleton.keypoints
+        faults = {
+            "lacks": [name for name in known if name not in names],
+            "names unknown": [name for name in names if name not in known],
+            "repeats": [name for name in dict.fromkeys(names) if names.count(name) > 1],
+        }
+        if said := [f"{what} {', '.join(map(str, wrong))}" for what, wrong in faults.items() if wrong]:
             raise ValueError(
-                f"inference.order.{skeleton.name} must name each keypoint once: {', '.join(skeleton.keypoints)}"
+                f"inference.orders.{self.order}.{skeleton.name} must name each keypoint once "
+                f"({', '.join(known)}), but it {'; it '.join(said)}"
             )
-        return tuple(skeleton.keypoints.index(name) for name in names)
+        return tuple(known.index(name) for name in names)
 
 
 def grouped(scores: Tensor, tags: Tensor, order: Sequence[int], settings: Grouping) -> tuple[Tensor, Tensor]:

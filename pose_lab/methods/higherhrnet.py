@@ -23,8 +23,8 @@ from torch import Tensor
 
 from pose_lab.checkpoints import higherhrnet as published
 from pose_lab.checkpoints.reading import Weights
-from pose_lab.methods.base import as_skeleton
-from pose_lab.methods.bottom_up import BottomUp, predictions
+from pose_lab.methods.base import Look, as_skeleton
+from pose_lab.methods.bottom_up import BottomUp, View, predictions
 from pose_lab.methods.bottom_up_scene import crowd, tagged_maps
 from pose_lab.methods.grouping import Grouping, grouped
 from pose_lab.methods.refinement import Blocks, best_pixels
@@ -35,7 +35,6 @@ from pose_lab.ops.enlarging import Enlargement, enlarged, first_pixel, read
 from pose_lab.ops.heatmaps import PIXEL_CENTRE, gaussians, heatmap_loss, inside, loss_mask, to_cells
 from pose_lab.ops.nms import ranks
 from pose_lab.ops.order import by_falling_score
-from pose_lab.ops.passes import Pass
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 
@@ -50,7 +49,8 @@ class Labels:
 
     Attributes:
         sigma: of the Gaussians, cells of each resolution.
-        mask: whether crowd regions and people without keypoints, i.e. their boxes, count nothing in the heatmap loss.
+        mask: whether crowd regions and people without keypoints (their outlines, or boxes where the data have none)
+            count nothing in the heatmap loss.
         max_people: whose tags are learnt: the first so many people of an image; None: all. (The published code stops
             with an error where there are more than 30.)
     """
@@ -445,6 +445,7 @@ class HigherHRNet(BottomUp):
     net: Network
     inference: Inference
     candidates_type = Candidates
+    test_settings = (*BottomUp.test_settings, "aggregation")
 
     def __init__(
         self,
@@ -499,22 +500,19 @@ class HigherHRNet(BottomUp):
             if weight:
                 shape = (len(raw), *raw.shape[2:])
                 target = heatmaps(people, shape, stride, self.labels)
-                mask = loss_mask(everybody, shape, stride) if self.labels.mask else None
+                mask = loss_mask(batch, shape, stride) if self.labels.mask else None
                 losses[f"heatmap_{stride}"] = weight * heatmap_loss(raw, target, 1.0, mask)
         listed = tagged(people, (len(tags), *tags.shape[2:]), self.labels)
         pull, push = tag_losses(tags, listed, self.weights.push_form)
         return losses | {"pull": self.weights.pull * pull.mean(), "push": self.weights.push * push.mean()}
 
-    def candidates(self, batch: Batch) -> Candidates:
+    def collect(self, look: Look, batch: Batch) -> Candidates:
         """The aggregated maps of all passes."""
-        images = self.normalised(batch.images)
-        return aggregate([self._maps(images, scale) for scale in self.scales], _sides(images), self.mirrored)
+        return aggregate([self._maps(look, scale) for scale in self.scales], _sides(batch.images), self.mirrored)
 
-    def _maps(self, images: Tensor, scale: float) -> Maps:
-        view = Pass(scale, flip=False).view(images, self.net.stride, pad=0.0)
-        seen = [self._asked(*self.net(view))]
-        if self.flip:
-            seen.append(self._asked(*self.net(view.flip(3))))
+    def _maps(self, look: Look, scale: float) -> Maps:
+        views = (View(scale), *([View(scale, flip=True)] if self.flip else []))
+        seen = [self._asked(*look(view)) for view in views]
         return Maps(scale, *seen[0], seen[1] if self.flip else None)
 
     def _asked(self, heat: Sequence[Tensor], tags: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pose_lab.poses import Instances
+from pose_lab.poses import Batch
 
 PIXEL_CENTRE = 0.5
 
@@ -52,16 +52,19 @@ def gaussians(image_index: Tensor, points: Tensor, drawn: Tensor, shape: tuple[i
     return maps.view(images, channels, height, width)
 
 
-def loss_mask(people: Instances, shape: tuple[int, int, int], stride: int) -> Tensor:
-    """(B, 1, h, w): 0 in the boxes of crowd regions and of people without keypoints, 1 elsewhere.
+def loss_mask(batch: Batch, shape: tuple[int, int, int], stride: int) -> Tensor:
+    """(B, 1, h, w): 0 where crowd regions and people without keypoints are, 1 elsewhere.
 
     Args:
-        people: pixels of the input.
+        batch: whose outlines count, or boxes where it has none.
         shape: B, h, w.
         stride: pixels of a cell.
     """
+    if batch.unlabelled is not None:  # cell c lies at the centre of pixel stride * c
+        return (~batch.unlabelled[:, None, ::stride, ::stride]).float()
     images, height, width = shape
-    unlabelled = ~people.labelled.any(1)
+    people = batch.instances
+    unlabelled = people.ignore | ~people.labelled.any(1)
     low, high = to_cells(people.boxes.view(-1, 2, 2), stride).unbind(1)
     x = torch.arange(width, device=low.device)
     y = torch.arange(height, device=low.device)

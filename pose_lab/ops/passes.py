@@ -18,23 +18,24 @@ class Pass:
     Attributes:
         scale: of the picture's sides.
         flip: whether the picture is mirrored, before it is scaled.
+        pad: the value around scaled pictures.
     """
 
     scale: float
     flip: bool
+    pad: float = 0.0
 
     @property
     def is_plain(self) -> bool:
         """Whether the picture is shown as it is."""
         return self.scale == 1 and not self.flip
 
-    def view(self, images: Tensor, stride: int, pad: float) -> Tensor:
+    def view(self, images: Tensor, stride: int) -> Tensor:
         """What the network sees of pictures.
 
         Args:
             images: (B, C, H, W) float.
             stride: the view's sides are padded right and below to multiples of it.
-            pad: the value there.
 
         Returns:
             (B, C, h, w), pixel centres at half-integers before and after scaling.
@@ -53,7 +54,7 @@ class Pass:
         scaled = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
         # the stride above the scaled side as it is before it is rounded down
         below, right = (math.ceil(side * self.scale / stride) * stride for side in images.shape[2:])
-        return F.pad(scaled, (0, right - width, 0, below - height), value=pad)
+        return F.pad(scaled, (0, right - width, 0, below - height), value=self.pad)
 
     def points_back(self, points: Tensor, width: int) -> Tensor:
         """Points (..., 2) in pixels of the view -> in pixels of the picture, which is `width` wide."""

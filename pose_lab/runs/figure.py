@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from pose_lab.runs.report import SEARCH_KEYS, Report, Row
+from pose_lab.runs.report import SEARCH_KEYS, VARIANT, Report, Row
 from pose_lab.runs.words import value_text
 
 STYLE: Any = {
@@ -234,9 +234,10 @@ def _series(report: Report, axis: str) -> dict[str, list[Row]]:
 
 def _name(report: Report, row: Row, leave_out: str | None = None) -> str:
     """What sets a row apart; a setting that it shares with those it is held against is left out."""
-    shared = {key for key, value in report.against.items() if repr(row.settings.get(key)) == repr(value)}
+    shared = {key for key, value in report.against.items() if repr(row.settings.get(key)) == repr(value)} - {VARIANT}
     shown = {key: word for key, word in report.keys.items() if key != leave_out and key not in shared}
-    words = ", ".join(f"{word} {value_text(row.settings[key])}" for key, word in shown.items())
+    named = {VARIANT: ""}  # a variant's name says all
+    words = ", ".join(f"{named.get(key, word)} {value_text(row.settings[key])}".strip() for key, word in shown.items())
     return words or ("reference" if report.against else "")
 
 

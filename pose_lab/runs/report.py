@@ -19,6 +19,8 @@ The config's node `report` says how it looks:
         rows:                        # numbers as the paper prints them, in percent
           - {label: KAPAO-S, at: 0.05, AP: 50.0}
 
+A run with `variants` is as many rows as it has variants, in their order; their key is `variant`.
+
 What `method.about` says of the parts that were chosen (`size: S`) stands for all settings that follow from it. With
 `against: {key: value}` each row also shows its gain over the row that differs in having these values: in the metric and
 in milliseconds, as columns of their own (Δ).
@@ -50,6 +52,7 @@ from pose_lab.runs.words import GAIN, epoch_text, unit, value_text
 PLAN = "sweep.json"  # in a sweep's folder: what was started last
 SEED = "seed"
 ABOUT = "method.about."
+VARIANT = "variant"  # the key by which the rows of a run's variants differ
 SEARCH_KEYS = {"field": "field", "value": "value"}  # of the rows of a search
 VERSIONS = ("pose_lab", "torch", "lightning", "python")  # keys of `metrics.json`
 
@@ -65,6 +68,7 @@ class Run:
     progress: Mapping[str, Any]
     report: Mapping[str, Any]
     searched: Sequence[Mapping[str, str]] = ()  # rows of `search.csv`
+    variants: Sequence[str] = ()
 
     @property
     def state(self) -> State:
@@ -199,9 +203,10 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
     axis, metric = node.get("axis"), node.get("metric") or "AP"
     runs, others = _parted(found, listed, axis)
     searched = bool(node.get("search"))
-    keys = SEARCH_KEYS if searched else _named(_differing(runs, axis), axis)
-    columns = _columns([*(node.get("columns") or []), metric], runs)
-    rows = _rows(runs, list(keys), columns)
+    parts = [part for run in runs for part in _parts(run)]
+    keys = SEARCH_KEYS if searched else _named(_differing(parts, axis), axis)
+    columns = _columns([*(node.get("columns") or []), metric], parts)
+    rows = _rows(parts, list(keys), columns)
     if node.get("against"):
         gaining = [name for name in columns if name == metric or unit(name).name == "ms"]
         rows, columns = _with_gains(rows, node["against"], gaining), [*columns, *(f"{GAIN}{name}" for name in gaining)]
@@ -263,7 +268,18 @@ def _read_run(folder: RunFolder, known: _Settings) -> Run:
     settings = {f"{ABOUT}{name}": text for name, text in _about(content).items()} | settings
     node = content.get("report") or {}
     searched = read_table(folder.search) if node.get("search") else ()
-    return Run(folder.name, status, settings, metrics, progress, node, searched)
+    variants = tuple(map(str, content.get("variants") or ()))
+    return Run(folder.name, status, settings, metrics, progress, node, searched, variants)
+
+
+def _parts(run: Run) -> list[Run]:
+    """The run's variants as runs of their own; the run itself where it has none."""
+    numbers = run.metrics.get("variants", {})
+    parts = [
+        replace(run, settings={**run.settings, VARIANT: name}, metrics={**run.metrics, **numbers.get(name, {})})
+        for name in run.variants
+    ]
+    return parts or [run]
 
 
 def _about(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,7 +355,12 @@ def _rows(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> l
     for run in runs:
         groups.setdefault(repr([run.settings.get(key) for key in keys]), []).append(run)
     rows = [_row(group, keys, columns) for group in groups.values()]
-    return sorted(rows, key=lambda row: [_order(row.settings[key]) for key in keys])
+    variants = [*dict.fromkeys(run.settings.get(VARIANT) for run in runs)]
+
+    def place(key: str, value: Any) -> tuple[int, float, str]:
+        return _order(variants.index(value) if key == VARIANT else value)
+
+    return sorted(rows, key=lambda row: [place(key, row.settings[key]) for key in keys])
 
 
 def _row(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> Row:

@@ -37,6 +37,7 @@ from pose_lab.runs.progress import progress_callbacks
 from pose_lab.runs.results import PredictionsFile
 from pose_lab.runs.search import Search, search
 from pose_lab.runs.search import check as check_search
+from pose_lab.runs.variants import Variants, settings
 from pose_lab.runs.wandb import Wandb
 from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, published_choices, weights_fingerprint
 
@@ -99,7 +100,16 @@ def _method(cfg: DictConfig) -> tuple[DictConfig, PoseMethod]:
     method.optimisation.build(method.net, cfg.data.batch_size)
     if cfg.search is not None:
         check_search(method, _search_of(cfg))
+    _variants(whole, method)
     return whole, method
+
+
+def _variants(whole: DictConfig, method: PoseMethod) -> dict[str, PoseMethod]:
+    """The method in the settings of the config's `variants`, all around its network."""
+    return {
+        name: method if node == whole.method else build(node, LABELS, net=lambda **_: method.net)
+        for name, node in settings(whole).items()
+    }
 
 
 def _search_of(cfg: DictConfig) -> Search:
@@ -109,19 +119,21 @@ def _search_of(cfg: DictConfig) -> Search:
         raise ValueError(f"search: {error}") from None
 
 
-def build(node: DictConfig, labels: tuple[str, ...] = ()) -> Any:
+def build(node: DictConfig, labels: tuple[str, ...] = (), **given: Any) -> Any:
     """The object that a config group describes.
 
     Args:
         node: with `_target_` and the arguments.
         labels: keys that only people read.
+        given: arguments in place of the node's.
 
     Raises:
         Exception: what the object's constructor raised, itself.
     """
     content = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
     try:
-        return instantiate({key: value for key, value in content.items() if key not in labels}, _convert_="all")
+        kept = {key: value for key, value in content.items() if key not in (*labels, *given)}
+        return instantiate(kept, **given, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, TypeError):  # an argument too many or too few
@@ -230,7 +242,7 @@ def _fit_and_evaluate(
             numbers["seconds"] = round(checkpoints.trained_seconds, 1)
         if weights is not None:
             numbers |= _restore(method, weights)
-        numbers |= _evaluate(trainer, method, data)
+        numbers |= _evaluate(trainer, method, data, _variants(cfg, method))
         if cfg.search is not None:
             numbers |= search(trainer, method, _search_of(cfg), folder)
         if cfg.latency is not None and trainer.is_global_zero:
@@ -284,12 +296,16 @@ def _restore(method: PoseMethod, checkpoint: Path) -> dict[str, int]:
     return {"epochs": content["epoch"] + 1, "steps": content["global_step"]}
 
 
-def _evaluate(trainer: Trainer, method: PoseMethod, data: PoseDataModule) -> dict[str, Any]:
+def _evaluate(
+    trainer: Trainer, method: PoseMethod, data: PoseDataModule, variants: Mapping[str, PoseMethod]
+) -> dict[str, Any]:
     """The final numbers, of the weights that the method holds."""
-    logged = trainer.validate(method, data, verbose=False)[0]
+    module = Variants(method, variants) if variants else method
+    logged = trainer.validate(module, data, verbose=False)[0]
     numbers = {name.removeprefix("val/"): value for name, value in logged.items() if name.startswith("val/")}
     return {
         **numbers,
+        **({"variants": module.numbers} if isinstance(module, Variants) else {}),
         "parameters": sum(parameter.numel() for parameter in method.net.parameters()),
     }
 

@@ -10,7 +10,8 @@ import yaml
 from torch import Tensor
 
 import pose_lab.conf
-from pose_lab.methods.kapao import Inference, Kapao, Labels
+from pose_lab.methods.kapao import Kapao, Labels
+from pose_lab.methods.kapao_inference import Inference
 from pose_lab.nets.csp import CSPPose
 from pose_lab.poses import Batch, Instances
 from pose_lab.runs.train import LABELS

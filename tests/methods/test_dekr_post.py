@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from pose_lab.methods.bottom_up import predictions
+from pose_lab.methods.bottom_up import moved_left, predictions
 from pose_lab.methods.dekr import (
     Candidates,
     Maps,
     centre_peaks,
     decode,
     heat_values,
-    moved_left,
     suppress,
 )
 from pose_lab.skeletons import COCO

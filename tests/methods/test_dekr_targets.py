@@ -1,5 +1,7 @@
 """Targets and losses against the published ones, and what our corrections change."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from pose_lab.ops.heatmaps import heatmap_loss, loss_mask
 from pose_lab.poses import Instances
 from pose_lab.skeletons import COCO, CROWDPOSE
 from tests.methods.dekr_cases import CONFIG, fixture
+from tests.methods.kapao_cases import batch
 
 PUBLISHED = {"size": "origin", "min_size": 0.0, "overlap": "published", "phantom_centres": True}
 
@@ -166,11 +169,16 @@ def test_people_without_keypoints_or_too_small_have_no_centre():
 
 def test_mask_covers_people_without_keypoints():
     people, _ = sample_people([[2, 1, 0], [0, 0, 0]])
-    mask = loss_mask(people, (1, 20, 16), STRIDE)
+    case = replace(batch(3, [], 1), instances=people)
+    mask = loss_mask(case, (1, 20, 16), STRIDE)
     assert mask.shape == (1, 1, 20, 16)
     assert not mask[0, 0, :15, :10].any()
     assert mask[0, 0, 15:].all()
     assert mask[0, 0, :, 10:].all()
+    people.keypoints[1, :, 2], people.labelled[1], people.ignore[1] = 2, True, True
+    assert torch.equal(loss_mask(case, (1, 20, 16), STRIDE), mask)  # a crowd region is one, whatever its keypoints
+    people.ignore[1] = False
+    assert loss_mask(case, (1, 20, 16), STRIDE).all()
 
 
 @pytest.mark.parametrize("name", ["coco", "empty"])

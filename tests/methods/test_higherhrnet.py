@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pose_lab.runs.train import train
-from pose_lab.skeletons import COCO, CROWDPOSE, Skeleton
+from pose_lab.skeletons import COCO, CROWDPOSE, MPII, Skeleton
 from tests.configs import TINY, composed
 from tests.methods.higherhrnet_cases import CONFIG, OURS, PUBLISHED, higherhrnet
 from tests.methods.kapao_cases import batch
@@ -141,7 +141,10 @@ def test_people_lie_in_the_original_picture(scales, flip, grouping):
         ({"inference": OURS | {"min_score": -0.1}}, "at least 0"),
         ({"inference": OURS | {"max_groups": 0}}, "or null"),
         ({"inference": OURS | {"when_full": "stop"}}, "there are: open, skip"),
-        ({"inference": OURS | {"order": {"coco": ["nose"]}}}, "must name each keypoint once"),
+        ({"inference": OURS | {"order": "theirs"}}, "order is 'theirs'; inference.orders has: ours, published"),
+        ({"inference": OURS | {"orders": {"ours": {"coco": ["nose"]}}}}, "but it lacks left_eye, right_eye, "),
+        ({"inference": OURS | {"orders": {"ours": {"coco": [*COCO.keypoints, "tail"]}}}}, "it names unknown tail$"),
+        ({"inference": OURS | {"orders": {"ours": {"coco": [*COCO.keypoints, "nose"]}}}}, "it repeats nose$"),
     ],
 )
 def test_settings_that_do_not_fit(changes, message):
@@ -190,3 +193,13 @@ def test_the_timed_crowd_has_so_many_people(people, scales):
     counts = found.image_index.bincount().tolist()
     assert counts[0] == counts[1] >= people
     assert (found.keypoint_scores > 0).all()
+
+
+def test_the_published_order_is_that_of_cocos_numbers():
+    numbers = (*range(7), 11, 12, *range(7, 11), *range(13, 17))
+    for skeleton in (COCO, CROWDPOSE):
+        published_order = higherhrnet(skeleton, inference=PUBLISHED).inference.kinds(skeleton)
+        assert published_order == numbers[: len(skeleton)]
+    ours = higherhrnet(CROWDPOSE).inference.kinds(CROWDPOSE)
+    assert [CROWDPOSE.keypoints[number] for number in ours[:3]] == ["head", "neck", "left_shoulder"]
+    assert higherhrnet(MPII).inference.kinds(MPII) == tuple(range(len(MPII)))

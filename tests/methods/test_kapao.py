@@ -6,7 +6,8 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from pose_lab.methods.kapao import Kapao, find_people, match, objects, published_map
+from pose_lab.methods.kapao import Kapao, match, objects, published_map
+from pose_lab.methods.kapao_inference import find_people
 from pose_lab.nets.csp import CSPPose
 from pose_lab.runs.train import LABELS
 from pose_lab.skeletons import COCO, CROWDPOSE

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from pose_lab.methods.kapao import decode, find_people
+from pose_lab.methods.kapao_inference import decode, find_people
 from pose_lab.poses import Batch
 from pose_lab.skeletons import CROWDPOSE
 from tests.methods.kapao_cases import CONFIG, batch, inference, kapao, tiny_net

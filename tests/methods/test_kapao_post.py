@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks import bench_kapao as bench
-from pose_lab.methods.kapao import Inference, counted, decode, detect, find_people, published_map
+from pose_lab.methods.kapao import published_map
+from pose_lab.methods.kapao_inference import Inference, counted, decode, detect, find_people
 from pose_lab.methods.kapao_scene import scene
 from tests.conftest import ROOT
 from tests.methods.kapao_cases import PUBLISHED, fixture, inference, net
@@ -69,8 +70,31 @@ def test_decoding_leaves_out_only_what_can_become_no_object(settings):
     few, few_index = decode(raw, network.anchors, network.strides, network.num_keypoints, settings)
     assert 0 < len(few) < len(rows)
     for found, whole in zip(detect(few, few_index, 5, settings), detect(rows, image_index, 5, settings), strict=True):
-        assert torch.equal(few[found.rows], rows[whole.rows])
+        assert torch.equal(few[found.rows, :11], rows[whole.rows, :11])
         assert torch.equal(found.scores, whole.scores)
+    poses, whole = (detect(*found, 5, settings)[0].rows for found in ((few, few_index), (rows, image_index)))
+    torch.testing.assert_close(few[poses], rows[whole], rtol=1e-6, atol=1e-4)
+
+
+def test_decoding_reads_outputs_with_channels_last():
+    network = net(5, 0.125, 0.1)
+    torch.manual_seed(0)
+    raw = [torch.randn(2, 63, 64 // s, 128 // s) * 4 for s in network.strides]
+    found = [
+        decode([level.unflatten(1, (3, 21)) for level in levels], network.anchors, network.strides, 5, inference())
+        for levels in (raw, [level.to(memory_format=torch.channels_last) for level in raw])
+    ]
+    assert all(torch.equal(last, first) for last, first in zip(*found, strict=True))
+
+
+def test_only_rows_that_can_become_poses_have_keypoints():
+    network, settings = net(5, 0.125, 0.1), inference()
+    torch.manual_seed(0)
+    raw = [torch.randn(1, 3, 21, 64 // s, 64 // s) * 4 for s in network.strides]
+    rows, _ = decode(raw, network.anchors, network.strides, 5, settings)
+    can_be_pose = rows[:, 4] * rows[:, 5] > settings.pose_confidence
+    assert 0 < can_be_pose.sum() < len(rows)
+    assert torch.equal((rows[:, 11:] != 0).any(1), can_be_pose)
 
 
 def test_the_timed_crowd_is_the_one_described():
@@ -80,3 +104,4 @@ def test_the_timed_crowd_is_the_one_described():
     poses, keypoints = detect(found, image_index, 17, settings)
     assert (len(poses.rows), int((poses.scores > 0.3).sum()), len(keypoints.rows)) == (81, 30, 300)
     bench.post_processing(repeats=1)  # raises where the two differ
+    bench.decoding(repeats=1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pose_lab.methods.kapao import decode
+from pose_lab.methods.kapao_inference import decode
 from pose_lab.nets.folded import folded
 from tests.conftest import fixture_path
 from tests.fill import fill_state

@@ -3,7 +3,7 @@ import torch
 from torchvision.ops import nms
 
 from pose_lab.ops import nms as module
-from pose_lab.ops.nms import ranks, suppress
+from pose_lab.ops.nms import highest_around, ranks, suppress
 
 
 def random_objects(count, images, classes, seed=0):
@@ -63,3 +63,12 @@ def test_nothing():
 
 def test_ranks():
     assert ranks(torch.tensor([0, 0, 2, 2, 2, 5])).tolist() == [0, 1, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 9])
+@pytest.mark.parametrize("shape", [(2, 3, 20, 31), (1, 2, 40)])
+def test_the_highest_around_is_what_a_max_pool_finds(shape, window):
+    maps = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    maps[..., 1, ::3] = -torch.inf
+    expected = torch.nn.functional.max_pool2d(maps, window, 1, window // 2)
+    assert torch.equal(highest_around(maps, window), expected)
