@@ -54,6 +54,7 @@ def _enlarged(maps: Maps) -> Tensor:
     return F.pad(enlarged, (0, STRIDE - 1, 0, STRIDE - 1), mode="replicate")[0]
 
 
+@torch.inference_mode()
 def post_processing(repeats: int = 50) -> list[dict[str, Any]]:
     """From the network's maps to people; beside it, enlarging the maps alone, which the published code does."""
     maps, settings = _crowd(), Inference(**CONFIG["inference"])

@@ -18,7 +18,7 @@ from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_
 from pose_lab.methods.bottom_up_scene import crowd, tagged_maps
 from pose_lab.methods.higherhrnet import Candidates, Found, HigherHRNet, Inference, find
 from pose_lab.nets.higherhrnet import HigherHRNet as Network
-from pose_lab.ops.heatmaps import enlarged
+from pose_lab.ops.enlarging import enlarged
 from pose_lab.skeletons import COCO
 
 CONFIG = config_of("higherhrnet")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, Literal, Self
 
 import torch
@@ -347,7 +348,7 @@ def decode(maps: Sequence[Maps], flip: Tensor, settings: Inference) -> Candidate
     found = [_poses(one, flip, settings) for one in maps]
     scores = _rescaled([scores for _, scores in found], [one.scale for one in maps], settings.other_scales)
     poses = torch.cat([poses for poses, _ in found], 1)
-    sound = poses.isfinite().all(-1).all(-1)
+    sound = poses.sum((2, 3)).isfinite()
     poses = poses.where(sound[..., None, None], 0)
     if settings.heat_scores:
         heat = torch.stack([heat_values(one, poses, flip) for one in maps]).mean(0)
@@ -360,11 +361,14 @@ def _poses(maps: Maps, flip: Tensor, settings: Inference) -> tuple[Tensor, Tenso
     """(B, M, K, 2) poses at the highest centres of one scale, and (B, M) the centres' scores, 0 for none."""
     width = maps.heatmaps.shape[3]
     index, scores = centre_peaks(_centres(maps), settings)
-    poses = _read(maps.offsets, index, width)
+    x, y = index % width, index // width
+    offset = _read(maps.offsets, index)
     if maps.mirrored is not None:
-        x, y = _read(maps.mirrored[1], index + width - 1 - 2 * (index % width), width)[:, :, flip].unbind(-1)
-        poses = (poses + torch.stack([width - 1 - x, y], -1)) / 2
-    return poses * (STRIDE / maps.scale), scores
+        mirrored = _read(maps.mirrored[1], index + width - 1 - 2 * x)[:, flip]
+        mirrored[:, :, 0].neg_()
+        offset = (offset + mirrored) / 2
+    poses = torch.stack([x, y], 1)[:, None] - offset
+    return poses.movedim(3, 1) * (STRIDE / maps.scale), scores
 
 
 def _centres(maps: Maps) -> Tensor:
@@ -375,18 +379,17 @@ def _centres(maps: Maps) -> Tensor:
     return centres
 
 
-def _read(offsets: Tensor, index: Tensor, width: int) -> Tensor:
-    """(B, M, K, 2) keypoints in cells, from offsets (B, 2 K, h, w) at cells `index` (B, M)."""
+def _read(offsets: Tensor, index: Tensor) -> Tensor:
+    """(B, K, 2, M) offsets (B, 2 K, h, w) at cells `index` (B, M)."""
     found = offsets.flatten(2).gather(2, index[:, None].expand(-1, offsets.shape[1], -1))
-    cells = torch.stack([index % width, index // width], -1)
-    return cells[:, :, None] - found.transpose(1, 2).unflatten(2, (-1, 2))
+    return found.unflatten(1, (-1, 2))
 
 
 def centre_peaks(centres: Tensor, settings: Inference) -> tuple[Tensor, Tensor]:
     """Cells that are the largest around them, at most `max_people` of an image.
 
     Args:
-        centres: (B, h, w); not-a-number counts as nothing.
+        centres: (B, h, w); not-a-number and infinity count as nothing.
         settings: windows, number and least score.
 
     Returns:
@@ -394,27 +397,28 @@ def centre_peaks(centres: Tensor, settings: Inference) -> tuple[Tensor, Tensor]:
     """
     height, width = centres.shape[1:]
     window = next(window for side, window in settings.windows if (height + width) / 2 > side)
-    highest = _highest(_highest(centres, window, 1), window, 2)
-    peak = (centres == highest) & (centres > settings.min_score) & (centres < torch.inf)
+    centres = centres.nan_to_num(nan=0.0, posinf=0.0)
+    peak = (centres == _highest(centres, window)) & (centres > settings.min_score)
     peaks = centres.where(peak, 0).flatten(1)
     scores, index = peaks.topk(min(settings.max_people, peaks.shape[1]))
-    order = index.argsort(dim=1, stable=True)
-    order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
-    return index.gather(1, order), scores.gather(1, order)
+    index, order = index.sort(dim=1)
+    scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return index.gather(1, order), scores
 
 
-def _highest(maps: Tensor, window: int, dim: int) -> Tensor:
-    """The greatest number within a window along one dimension; a few passes over the map beat a max-pool on CPUs."""
-    highest, size = maps.clone(), maps.shape[dim]
-    for step in range(1, min(window // 2, size - 1) + 1):
-        for start, other in ((0, step), (step, 0)):
-            part = highest.narrow(dim, start, size - step)
-            torch.fmax(part, maps.narrow(dim, other, size - step), out=part)
+def _highest(maps: Tensor, window: int) -> Tensor:
+    """(B, h, w) the greatest number within a window; a few passes over the map beat a max-pool on CPUs."""
+    highest = F.pad(maps, [window // 2] * 4, value=-torch.inf)
+    for dim in (1, 2):
+        size = maps.shape[dim]
+        highest = reduce(torch.maximum, (highest.narrow(dim, step, size) for step in range(window)))
     return highest
 
 
 def _rescaled(scores: Sequence[Tensor], scales: Sequence[float], factor: float) -> Tensor:
     """(B, M) scores of all scales: of others than 1 brought to the highest at scale 1 (1 if there is none)."""
+    if all(scale == 1 for scale in scales):
+        return torch.cat(list(scores), 1)
     plain = next((one.amax(1, keepdim=True) for one, scale in zip(scores, scales, strict=True) if scale == 1), None)
     reference = torch.ones_like(scores[0][:, :1]) if plain is None else plain.where(plain > 0, 1)
     rescaled = [
@@ -436,19 +440,18 @@ def heat_values(maps: Maps, poses: Tensor, flip: Tensor) -> Tensor:
         (B, M, K); 0 where the map is not a number
     """
     height, width = maps.heatmaps.shape[2:]
-    last = poses.new_tensor([width - 1, height - 1])
-    cells = torch.minimum(poses.floor().clamp(min=0) / (STRIDE / maps.scale), last).transpose(1, 2)  # (B, K, M, 2)
-    low = cells.floor()
-    share = cells - low
-    left, top = low.long().unbind(-1)
-    right, below = torch.minimum(low.long() + 1, last.long()).unbind(-1)
-    x, y = torch.stack([left, right], -1), torch.stack([top, below], -1)
-    weights = torch.stack([1 - share, share], -2)  # (B, K, M, 2 corners, 2 x y)
-    weights = weights[..., :, None, 1] * weights[..., None, :, 0]
-    values = _gathered(maps.heatmaps, torch.arange(len(flip), device=x.device), x, y)
+    x, y = (poses.floor() / (STRIDE / maps.scale)).transpose(1, 2).unbind(-1)  # (B, K, M)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    # at the last cell, what is beyond it counts nothing: it may as well be the second of the last two
+    left, top = x.long().clamp(max=max(width - 2, 0)), y.long().clamp(max=max(height - 2, 0))
+    across, below = min(width - 1, 1), min(height - 1, 1) * width
+    kinds = torch.arange(len(flip), device=x.device)
+    values = _corners(maps.heatmaps, kinds, left, top, across, below)
     if maps.mirrored is not None:
-        values = (values + _gathered(maps.mirrored[0], flip, width - 1 - x, y)) / 2
-    return (values * weights).sum((-1, -2)).transpose(1, 2).nan_to_num(nan=0.0)
+        values = (values + _corners(maps.mirrored[0], flip, width - 1 - left, top, -across, below)) / 2
+    left_column, right_column = values.unbind(3)
+    upper, lower = torch.lerp(left_column, right_column, (x - left)[..., None]).unbind(-1)
+    return torch.lerp(upper, lower, y - top).transpose(1, 2).nan_to_num(nan=0.0)
 
 
 def whole_heatmaps(maps: Sequence[Maps], flip: Tensor, frame: tuple[int, int]) -> Tensor:
@@ -462,12 +465,13 @@ def whole_heatmaps(maps: Sequence[Maps], flip: Tensor, frame: tuple[int, int]) -
     return torch.stack(averaged).mean(0)
 
 
-def _gathered(maps: Tensor, channels: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Values of maps (B, C, h, w) in K channels, at columns and rows (B, K, M, 2): (B, K, M, 2 rows, 2 columns)."""
+def _corners(maps: Tensor, kinds: Tensor, x: Tensor, y: Tensor, across: int, below: int) -> Tensor:
+    """(B, K, M, 2 columns, 2 rows) maps (B, C, h, w) of K kinds at cells (B, K, M) and at places so far from them."""
     height, width = maps.shape[2:]
-    row = channels[:, None, None] * height + y
-    index = row[..., :, None] * width + x[..., None, :]
-    return maps.flatten(1).gather(1, index.flatten(1)).view(index.shape)
+    first = (kinds[:, None] * height + y) * width + x
+    second = first + across
+    index = torch.stack([first, first + below, second, second + below], -1)
+    return maps.flatten(1).gather(1, index.flatten(1)).view(*x.shape, 2, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -494,7 +498,8 @@ def suppress(found: Candidates, settings: Inference) -> tuple[Tensor, Tensor]:
     heat = found.heat.mean(2)
     best = heat[:, None].where(close, -torch.inf).argmax(2)  # (B, M)
     holds_best = close.gather(2, best[:, None].expand_as(close))
-    earlier = torch.ones_like(close[0]).triu(1)
+    place = torch.arange(best.shape[1], device=best.device)
+    earlier = place[:, None] < place
     real = found.scores > 0
     held = (close | holds_best) & earlier & real[:, :, None]
     kept = greedy(held) & real
@@ -505,12 +510,12 @@ def suppress(found: Candidates, settings: Inference) -> tuple[Tensor, Tensor]:
 
 def _clusters(found: Candidates, settings: Inference) -> Tensor:
     """(B, M, M) bool: whether candidate j is much the same as candidate i; every one is much the same as itself."""
-    difference = found.poses[:, :, None] - found.poses[:, None]
     sides = found.poses.amax(2) - found.poses.amin(2)
-    limit = settings.close_distance * sides.square().sum(-1).sqrt()
-    count = (difference.square().sum(-1).sqrt() < limit[..., None, None]).sum(-1)
-    real = found.scores > 0
-    same = (count > settings.close_keypoints) & real[:, None]
+    limit = settings.close_distance**2 * sides.square().sum(-1)
+    x, y = found.poses.transpose(1, 2).unbind(-1)  # (B, K, M)
+    distance = (x[..., None] - x[..., None, :]).square() + (y[..., None] - y[..., None, :]).square()
+    count = (distance < limit[:, None, :, None]).sum(1)
+    same = (count > settings.close_keypoints) & (found.scores > 0)[:, None]
     return same | torch.eye(same.shape[1], dtype=torch.bool, device=same.device)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -30,17 +31,10 @@ from pose_lab.methods.refinement import Blocks, best_pixels
 from pose_lab.nets.higherhrnet import HigherHRNet as Network
 from pose_lab.nets.hrnet import STRIDE
 from pose_lab.ops import warps
-from pose_lab.ops.heatmaps import (
-    PIXEL_CENTRE,
-    enlarged,
-    gaussians,
-    heatmap_loss,
-    inside,
-    loss_mask,
-    read,
-    to_cells,
-)
+from pose_lab.ops.enlarging import Enlargement, enlarged, first_pixel, read
+from pose_lab.ops.heatmaps import PIXEL_CENTRE, gaussians, heatmap_loss, inside, loss_mask, to_cells
 from pose_lab.ops.nms import ranks
+from pose_lab.ops.order import by_falling_score
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 
@@ -281,47 +275,59 @@ class Inference(Grouping):
             raise ValueError(f"inference.min_score is {self.min_score}, but must be at least 0")
 
 
+TOGETHER = 1 << 15  # squares that are enlarged at once
+
+
 @dataclass
 class Peaks:
-    """The highest cells of each kind, by falling score.
+    """The highest pixels of each map, by falling score.
 
     Attributes:
-        places: (B, K, M, 2) int64 x, y, pixels of the input.
-        scores: (B, K, M), 0 for none.
+        places: (G, M, 2) int64 x, y.
+        scores: (G, M), 0 for none.
     """
 
     places: Tensor
     scores: Tensor
 
 
-def peaks(heat: Tensor, settings: Inference) -> Peaks:
-    """Cells that are the largest around them, at most `max_peaks` of each kind; equal ones by rows.
+def peaks(heat: Enlargement, settings: Inference) -> Peaks:
+    """Pixels that are the largest around them, at most `max_peaks` of each of G maps; equal ones by rows.
 
     Args:
-        heat: (B, K, H, W) of the input's size.
+        heat: finite.
         settings: window, number and least score.
     """
-    images, kinds, height, width = heat.shape
-    flat = heat.flatten()
-    index = ((flat > settings.min_score) & (flat < torch.inf)).nonzero()[:, 0]
-    reach = range(-(settings.window // 2), settings.window // 2 + 1)
-    steps = sorted(((dy, dx) for dy in reach for dx in reach), key=lambda step: step[0] ** 2 + step[1] ** 2)
-    for dy, dx in steps[1:]:  # the nearest leave few
-        x, y = index % width, index // width % height
-        # beyond a border the border stands in, which the window holds anyway
-        other = index + ((y + dy).clamp(0, height - 1) - y) * width + (x + dx).clamp(0, width - 1) - x
-        index = index[~(flat[other] > flat[index])]
-    index = index[flat[index].argsort(descending=True, stable=True)]
-    group = index // (height * width)
-    order = group.argsort(stable=True)
-    index, group = index[order], group[order]
-    rank = ranks(group)
-    index, group, rank = (values[rank < settings.max_peaks] for values in (index, group, rank))
-    places = index.new_zeros(images * kinds, settings.max_peaks, 2)
-    places[group, rank] = torch.stack([index % width, index // width % height], -1)
-    scores = heat.new_zeros(images * kinds, settings.max_peaks)
-    scores[group, rank] = flat[index]
-    return Peaks(places.view(images, kinds, -1, 2), scores.view(images, kinds, -1))
+    squares = (heat.highest > settings.min_score).nonzero()
+    found = [_peaks_in_squares(heat, part, settings) for part in squares.split(TOGETHER)]
+    which, places, scores = (torch.cat(column) for column in zip(*found, strict=True))
+    order = (places[:, 1] * heat.width + places[:, 0]).argsort()
+    order = order[by_falling_score(which[order], scores[order])]
+    rank = ranks(which[order])
+    order, rank = order[rank < settings.max_peaks], rank[rank < settings.max_peaks]
+    index = which[order], rank
+    shape = len(heat.maps), settings.max_peaks
+    return Peaks(
+        places=places.new_zeros(*shape, 2).index_put(index, places[order]),
+        scores=scores.new_zeros(shape).index_put(index, scores[order]),
+    )
+
+
+def _peaks_in_squares(heat: Enlargement, squares: Tensor, settings: Inference) -> tuple[Tensor, Tensor, Tensor]:
+    """The peaks within squares (N, 3) of the maps: their map (n,), place (n, 2) and score (n,)."""
+    which, rows, columns = squares.unbind(1)
+    factor, reach = heat.factor, settings.window // 2
+    around = -(-reach // factor)  # squares that a window may reach into
+    pixels = heat.in_squares(which, rows - around, columns - around, 2 * around + 1)
+    first, end = around * factor - reach, (around + 1) * factor + reach
+    own = highest = pixels[first:end, first:end]
+    for dim in (0, 1):
+        own = own.narrow(dim, reach, factor)
+        highest = reduce(torch.maximum, (highest.narrow(dim, step, factor) for step in range(settings.window)))
+    down, across, square = ((own == highest) & (own > settings.min_score)).nonzero(as_tuple=True)
+    x, y = first_pixel(columns[square], factor) + across, first_pixel(rows[square], factor) + down
+    there = (x >= 0) & (x < heat.width) & (y >= 0) & (y < heat.height)  # beyond the border it stands there again
+    return which[square][there], torch.stack([x, y], 1)[there], own[down, across, square][there]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -355,61 +361,62 @@ def find(candidates: Candidates, frame: tuple[int, int], order: Sequence[int], s
         order: in which kinds of keypoints are grouped.
         settings: the parameters.
     """
-    heat, tags = _sound(candidates)
-    tags = enlarged(tags.flatten(1, 2), heat.shape[2:]).view(-1, tags.shape[2], *heat.shape[2:])  # (B K, T, h, w)
-    factor = frame[1] // heat.shape[3]
-    heat = enlarged(heat, frame)
+    maps, tags = _sound(candidates)
+    shape, heat, tags = maps.shape[:2], Enlargement(maps.flatten(0, 1), frame[1] // maps.shape[3]), tags.flatten(0, 1)
     seen = peaks(heat, settings)
-    heat = heat.flatten(0, 1)
-    groups = torch.arange(len(heat), device=heat.device).view(*seen.scores.shape[:2], 1).expand_as(seen.scores)
-    seen_tags = read(tags, groups.flatten(), seen.places.flatten(0, 2), factor).unflatten(0, groups.shape)
-    image_index, members = grouped(seen.scores, seen_tags, order, settings)
-    kinds = torch.arange(members.shape[1], device=heat.device)
-    maps = image_index[:, None] * len(kinds) + kinds  # (P, K)
+    which = torch.arange(len(seen.scores), device=maps.device)[:, None].expand_as(seen.scores)
+    seen_tags = read(tags, which, seen.places, (maps.shape[3] // tags.shape[3], heat.factor))
+    image_index, members = grouped(seen.scores.unflatten(0, shape), seen_tags.unflatten(0, shape), order, settings)
+    which = image_index[:, None] * shape[1] + torch.arange(shape[1], device=maps.device)  # (P, K)
     there = members >= 0
-    row = image_index[:, None], kinds, members.clamp(min=0)
-    keypoints, scores = torch.zeros(*there.shape, 2, device=heat.device), seen.scores[row] * there
+    row = which, members.clamp(min=0)
+    keypoints, scores = torch.zeros(*there.shape, 2, device=maps.device), seen.scores[row] * there
     places = seen.places[row][there]
-    keypoints[there] = quarter_shifts(heat, maps[there], places) if settings.adjust else places.to(keypoints)
+    keypoints[there] = quarter_shifts(heat, which[there], places) if settings.adjust else places.to(keypoints)
     found = Found(image_index, keypoints, scores, scores.mean(1))
     if settings.refine and not there.all():
         means = (seen_tags[row] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
-        _refine(found, ~there, heat, tags, maps, means)
+        _refine(found, ~there, Blocks(heat, tags), which, means)
     return found
 
 
-def _refine(found: Found, lacking: Tensor, heat: Tensor, tags: Tensor, maps: Tensor, means: Tensor) -> None:
-    """Gives people (P) of mean tags (P, T) the keypoints that they lack (P, K), from `maps` (P, K) of heat and tags."""
-    maps, means = maps[lacking], means[lacking.nonzero()[:, 0]]
-    places, values = best_pixels(Blocks(heat, tags), maps, means)
-    points = torch.stack([places % heat.shape[2], places // heat.shape[2]], 1)
-    found.keypoints[lacking] = quarter_shifts(heat, maps, points).where(values[:, None] > 0, 0)
+def _refine(found: Found, lacking: Tensor, blocks: Blocks, which: Tensor, means: Tensor) -> None:
+    """Gives people (P) of mean tags (P, T) the keypoints that they lack (P, K), from maps `which` (P, K)."""
+    which, means = which[lacking], means[lacking.nonzero()[:, 0]]
+    places = best_pixels(blocks, which, means)
+    values = blocks.heat.at(which, places)
+    found.keypoints[lacking] = quarter_shifts(blocks.heat, which, places).where(values[:, None] > 0, 0)
     found.keypoint_scores[lacking] = values.clamp(min=0)
 
 
-def quarter_shifts(heat: Tensor, maps: Tensor, places: Tensor) -> Tensor:
+def quarter_shifts(heat: Enlargement, which: Tensor, places: Tensor) -> Tensor:
     """(N, 2) keypoints from pixels: a quarter towards the greater neighbour on each axis, and half a pixel on.
 
     Args:
-        heat: (B K, H, W).
-        maps: (N,) int64, in which of them.
+        heat: the heatmaps.
+        which: (N,) int64, of them.
         places: (N, 2) int64 x, y.
     """
-    height, width = heat.shape[1:]
-    x, y = places.unbind(1)
-    right = heat[maps, y, (x + 1).clamp(max=width - 1)] > heat[maps, y, (x - 1).clamp(min=0)]
-    below = heat[maps, (y + 1).clamp(max=height - 1), x] > heat[maps, (y - 1).clamp(min=0), x]
-    return places + 0.5 + torch.stack([right, below], 1).float().mul(0.5).sub(0.25)
+    steps = torch.eye(2, dtype=places.dtype, device=places.device)
+    around = torch.stack([places[:, None] - steps, places[:, None] + steps])  # (2, N, 2 axes, 2)
+    around = torch.minimum(around.clamp(min=0), places.new_tensor((heat.width - 1, heat.height - 1)))
+    before, after = heat.at(which[:, None].expand(around.shape[:-1]), around)
+    return places + 0.5 + (after > before).float().mul(0.5).sub(0.25)
 
 
 def _sound(candidates: Candidates) -> tuple[Tensor, Tensor]:
     """Heatmaps and tags, channel after channel; where one of them is not a finite number there is nothing."""
     heat, tags = candidates.heatmaps.contiguous(), candidates.tags.contiguous()
-    sound = tags.isfinite()
-    if not sound.all():
+    if not _finite(tags):
+        sound = tags.isfinite()
         heat = heat * F.interpolate(sound.all(2).to(heat), heat.shape[2:])
         tags = tags.where(sound, 0)
-    return heat.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), tags
+    return (heat if _finite(heat) else heat.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)), tags
+
+
+def _finite(maps: Tensor) -> bool:
+    """Whether all are finite numbers; several times as fast as looking at each."""
+    return bool(torch.stack(maps.aminmax()).isfinite().all())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

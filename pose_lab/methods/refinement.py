@@ -1,10 +1,12 @@
 """HigherHRNet's refinement: the pixel of a map where heatmap and a person's tags fit best, without looking everywhere.
 
-Maps are divided into blocks, and these into smaller ones. The highest pixel of each block is tried for everybody; then
-all pixels of small blocks, where bounds of a block and then of a small one say that another pixel can be better.
+What a pixel is worth, its heatmap's value minus the rounded distance of its tags, is bounded within a block of pixels
+by the greatest pixel of the heatmap and the range of the tags. Maps are divided into blocks, and these into smaller
+ones; only small blocks that may hold the best pixel are enlarged and looked at, the most promising ones first.
 
 Source: the published code of HigherHRNet (arXiv 1908.10357), which scans every enlarged map for every person. Shape
-letters: G maps (one for each kind of keypoint and image), T tags, N searches, H x W pixels of the input, h x w cells.
+letters: G maps (one for each kind of keypoint and image), T tags, N searches, h x w cells of the heatmaps, h' x w' of
+the tags, L blocks of S small ones, M any number of these, s pixels along the side of a small one.
 """
 
 from __future__ import annotations
@@ -16,136 +18,172 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pose_lab.ops.heatmaps import read
+from pose_lab.ops.enlarging import Enlargement, between, first_pixel, patches
+from pose_lab.ops.nms import ranks
+from pose_lab.ops.order import by_falling_score
 
 SMALL = 8  # pixels: the side of a small block
-FAN = 4  # small blocks along a side of a block
-TOGETHER = 1 << 21  # numbers that are held at once, about
+FAN = 4  # small blocks along the side of a block
+GUESSES = 8  # blocks of a search that are looked into before the others are judged
+GROWTH = 4  # a search's next round looks at so many times as many small blocks
+ROUNDING = 1e-6  # what equal sums may differ by
+TOGETHER = 1 << 20  # numbers that are held at once, about
 
 
 class Blocks:
     """Heatmaps and tags in blocks.
 
+    A small block holds the pixels between the tags of a few neighbouring cells.
+
     Args:
-        heat: (G, H, W).
-        tags: (G, T, h, w), H and W whole multiples of h and w.
+        heat: of heatmaps (G, h, w).
+        tags: (G, T, h', w'), h and w whole multiples of h' and w'. They are enlarged to the heatmaps' size first, then
+            both to the input's.
     """
 
-    def __init__(self, heat: Tensor, tags: Tensor) -> None:
+    def __init__(self, heat: Enlargement, tags: Tensor) -> None:
         self.heat, self.tags = heat, tags
-        self.factor = heat.shape[2] // tags.shape[3]
-        cells = max(1, SMALL // self.factor)
-        self.side = cells * self.factor
-        highest, places = F.max_pool2d(heat[:, None], self.side, ceil_mode=True, return_indices=True)
-        low, high = _ranges(tags, cells)
-        self.small = highest.flatten(1), low.flatten(2), high.flatten(2)  # (G, small), (G, T, small), (G, T, small)
-        self.shape = highest.shape[2:]
-        highest, chosen = F.max_pool2d(highest, FAN, ceil_mode=True, return_indices=True)
-        low, high = -F.max_pool2d(-low, FAN, ceil_mode=True), F.max_pool2d(high, FAN, ceil_mode=True)
-        self.large = highest.flatten(1), low.flatten(2), high.flatten(2)  # likewise, of blocks
-        self.columns = highest.shape[3]
-        self.places = places.flatten(1).gather(1, chosen.flatten(1))  # (G, blocks)
-        which = torch.arange(len(heat), device=heat.device)[:, None].expand_as(self.places)
-        self.top_tags = self.tags_at(which, self.places).transpose(1, 2).contiguous()  # (G, T, blocks)
-
-    def tags_at(self, maps: Tensor, places: Tensor) -> Tensor:
-        """(N, M, T) at pixels (N, M) of the input, row by row, of maps (N, M)."""
-        width = self.heat.shape[2]
-        points = torch.stack([places % width, places // width], -1)
-        return read(self.tags, maps.flatten(), points.flatten(0, 1), self.factor).unflatten(0, places.shape)
-
-    def tried(self, maps: Tensor, means: Tensor) -> Tensor:
-        """(N, blocks) heatmap value minus rounded tag distance at the highest pixel of each block."""
-        return self.large[0][maps] - _rounded(self.top_tags[maps] - means[..., None])
-
-    def bounds(self, maps: Tensor, means: Tensor) -> Tensor:
-        """(N, blocks) what no pixel of a block exceeds."""
-        highest, low, high = (one[maps] for one in self.large)
-        return _bounds(highest, low, high, means)
-
-    def inside(self, maps: Tensor, means: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """The small blocks within a block each: (N, FAN^2) which they are, and what none of their pixels exceeds."""
-        rows, columns = (index * FAN for index in (blocks // self.columns, blocks % self.columns))
-        steps = torch.arange(FAN, device=blocks.device)
-        y, x = (
-            (first[:, None] + steps).clamp(max=side - 1)  # the last ones again
-            for first, side in zip((rows, columns), self.shape, strict=True)
+        self.factor = heat.maps.shape[2] // tags.shape[3]
+        self.cells = max(1, SMALL // (self.factor * heat.factor))
+        self.side = self.cells * self.factor  # squares of the heatmaps
+        before = (self.factor - 1) // 2  # squares of the first small block that lie in front of the first one
+        height, width = heat.highest.shape[1:]
+        rows, columns = (-(-(before + squares) // (self.side * FAN)) * FAN for squares in (height, width))
+        self.columns = columns // FAN
+        right, below = columns * self.side - before - width, rows * self.side - before - height
+        squares = F.pad(heat.highest, (before, right, before, below), value=-torch.inf)
+        # between cells: one in front of the first, one behind the last
+        border = (1, columns * self.cells + 1 - tags.shape[3], 1, rows * self.cells + 1 - tags.shape[2])
+        tags = F.pad(tags, border, mode="replicate")
+        self.highest = _blocks(squares, self.side, self.side, torch.maximum)  # (G, L, S)
+        self.low, self.high = (  # (G, L, T, S)
+            _blocks(tags, self.cells + 2, self.cells, extreme).transpose(1, 2).contiguous()
+            for extreme in (torch.minimum, torch.maximum)
         )
-        small = (y[:, :, None] * self.shape[1] + x[:, None]).flatten(1)
-        highest, low, high = self.small
-        low, high = (one.transpose(1, 2)[maps[:, None], small].transpose(1, 2) for one in (low, high))
-        return small, _bounds(highest[maps[:, None], small], low, high, means)
+        # of whole blocks: (G, L) and (G, T, L)
+        self.large = self.highest.amax(2), self.low.amin(3).mT.contiguous(), self.high.amax(3).mT.contiguous()
 
-    def best(self, maps: Tensor, means: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) the best value within a small block each, and its place row by row."""
-        height, width = self.heat.shape[1:]
-        steps = torch.arange(self.side, device=small.device)
-        y = (small // self.shape[1] * self.side)[:, None] + steps
-        x = (small % self.shape[1] * self.side)[:, None] + steps
-        # beyond the border the border is looked at again
-        places = (y.clamp(max=height - 1)[:, :, None] * width + x.clamp(max=width - 1)[:, None]).flatten(1)
-        maps = maps[:, None].expand_as(places)
-        difference = (self.tags_at(maps, places) - means[:, None]).transpose(1, 2)
-        best, pixel = (self.heat.take(maps * (height * width) + places) - _rounded(difference)).max(1)
-        return best, places.gather(1, pixel[:, None])[:, 0]
+    def within(self, which: Tensor, means: Tensor, large: Tensor) -> Tensor:
+        """(M, S) what the pixels of the small blocks of block `large` (M,) each are worth at most."""
+        index = which * self.highest.shape[1] + large
+        highest, low, high = (one.flatten(0, 1).index_select(0, index) for one in (self.highest, self.low, self.high))
+        return _most(highest, low - means[..., None], high - means[..., None])
 
+    def pixels(self, which: Tensor, means: Tensor, large: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
+        """(s, s, M) what all pixels of small blocks (M,) are worth, and their places row by row."""
+        fans = (large // self.columns, small // FAN), (large % self.columns, small % FAN)
+        rows, columns = ((block * FAN + within) * self.cells for block, within in fans)  # squares of the tags
+        tags = self._tags(which, rows, columns)
+        rows, columns = (first_pixel(first, self.factor) + 1 for first in (rows, columns))  # of the heatmaps
+        values = self.heat.in_squares(which, rows, columns, self.side) - _rounded(tags - means.T, 2)
+        steps = torch.arange(len(values), device=which.device)[:, None]
+        y, x = (first_pixel(first, self.heat.factor) + steps for first in (rows, columns))
+        # beyond the border it stands again
+        y, x = y.clamp(0, self.heat.height - 1), x.clamp(0, self.heat.width - 1)
+        return values, y[:, None] * self.heat.width + x
 
-def _ranges(tags: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """(G, T, rows, columns) the least and greatest of the cells that a block of so many cells a side reads."""
-    below, right = (-side % cells for side in tags.shape[2:])
-    # it reads one cell beyond it; the border stands in where there is none
-    padded = F.pad(tags, (1, 1 + right, 1, 1 + below), mode="replicate")
-    return _over_blocks(padded, cells, torch.minimum), _over_blocks(padded, cells, torch.maximum)
-
-
-def _over_blocks(padded: Tensor, cells: int, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(G, T, rows, columns) from maps with a cell around them, cell after cell: faster than reducing small windows."""
-    for dim in (2, 3):
-        padded = reduce(extreme, padded.unfold(dim, cells + 2, cells).unbind(4))
-    return padded
+    def _tags(self, which: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """(s, s, T, M) the tags of the pixels of small blocks (M,)."""
+        count = self.tags.shape[1]
+        channels = which * count + torch.arange(count, device=which.device)[:, None]
+        cells = patches(self.tags.flatten(0, 1), channels, rows - 1, columns - 1, self.cells + 2)
+        enlarged = between(cells, self.factor)[: self.side + 1, : self.side + 1]
+        return between(enlarged, self.heat.factor)
 
 
-def _bounds(highest: Tensor, low: Tensor, high: Tensor, means: Tensor) -> Tensor:
-    """(N, M) what heatmap (N, M) minus rounded distance of tags from means (N, T) can be within ranges (N, T, M)."""
-    means = means[..., None]
-    return highest - _rounded(torch.maximum(low - means, means - high).clamp_(min=0))
+def _blocks(maps: Tensor, window: int, step: int, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """(..., L, S) the extremes of windows, block by block; cell after cell, faster than reducing small windows."""
+    for dim in (-2, -1):
+        maps = reduce(extreme, maps.unfold(dim, window, step).unbind(-1))
+    fans = maps.unflatten(-2, (-1, FAN)).unflatten(-1, (-1, FAN)).transpose(-3, -2)
+    return fans.flatten(-2).flatten(-3, -2).contiguous()
 
 
-def _rounded(difference: Tensor) -> Tensor:
-    """(N, T, M) -> (N, M) the rounded length of differences of tags."""
-    return difference.square().sum(1).sqrt_().round_()
+def _most(highest: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    """(N, M) what the best pixel of a block is worth at most.
+
+    Args:
+        highest: (N, M) of the heatmap.
+        below: (N, T, M) the least difference of tags.
+        above: (N, T, M) the greatest.
+    """
+    return highest - _rounded(torch.maximum(below, -above).clamp_(min=0), 1)
 
 
-def best_pixels(blocks: Blocks, maps: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+def _least(highest: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    """(N, M) what it is worth at least."""
+    return highest - _rounded(torch.maximum(above, -below), 1)
+
+
+def _rounded(difference: Tensor, dim: int) -> Tensor:
+    """The rounded length of differences of tags."""
+    return difference.square().sum(dim).sqrt_().round_()
+
+
+def best_pixels(blocks: Blocks, which: Tensor, means: Tensor) -> Tensor:
     """Where heatmap minus rounded tag distance is greatest in a map; of equal pixels the first, row by row.
 
     Args:
         blocks: the maps.
-        maps: (N,) int64, which of them.
+        which: (N,) int64, of them.
         means: (N, T) the tags that distances are to.
 
     Returns:
-        (N,) int64 places in the map, row by row, and (N,) the heatmap there.
+        (N, 2) int64 x, y in the input.
     """
-    size = max(1, TOGETHER // blocks.top_tags[0].numel())
-    places = torch.cat([_best_places(blocks, *part) for part in zip(maps.split(size), means.split(size), strict=True)])
-    return places, blocks.heat.flatten(1)[maps, places]
+    size = max(1, TOGETHER // blocks.large[1][0].numel())
+    parts = zip(which.split(size), means.split(size), strict=True)
+    places = torch.cat([_best_pixels(blocks, *part) for part in parts])
+    return torch.stack([places % blocks.heat.width, places // blocks.heat.width], 1)
 
 
-def _best_places(blocks: Blocks, maps: Tensor, means: Tensor) -> Tensor:
-    tried, bounds = blocks.tried(maps, means), blocks.bounds(maps, means)
-    best = tried.amax(1)
-    beyond = blocks.heat[0].numel()
-    first = blocks.places[maps].where(tried == best[:, None], beyond).amin(1)
-    rows, large = ((bounds >= best[:, None]) & (bounds > tried)).nonzero(as_tuple=True)
-    size = max(1, TOGETHER // (blocks.side * FAN) ** 2 // means.shape[1])
-    for row, block in zip(rows.split(size), large.split(size), strict=True):
-        small, limits = blocks.inside(maps[row], means[row], block)
-        place, column = (limits >= best[row, None]).nonzero(as_tuple=True)
-        row = row[place]
-        values, places = blocks.best(maps[row], means[row], small[place, column])
-        higher = best.scatter_reduce(0, row, values, "amax")
+def _best_pixels(blocks: Blocks, which: Tensor, means: Tensor) -> Tensor:
+    """(N,) places row by row."""
+    rows, large, small, most, enough = _promising(blocks, which, means)
+    rank = ranks(rows)
+    beyond = blocks.heat.height * blocks.heat.width
+    best, first = torch.full_like(enough, -torch.inf), rows.new_full(which.shape, beyond)
+    end = 1
+    together = max(1, TOGETHER // (blocks.side * blocks.heat.factor) ** 2)
+    while len(rows):
+        now = (rank < end).nonzero()[:together, 0]
+        row = rows[now]
+        values, places = blocks.pixels(which[row], means[row], large[now], small[now])
+        higher = best.scatter_reduce(0, row, values.flatten(0, 1).amax(0), "amax")
         first = first.where(higher == best, beyond)
-        first = first.scatter_reduce(0, row, places.where(values == higher[row], beyond), "amin")
+        first = first.scatter_reduce(0, row, places.where(values == higher[row], beyond).flatten(0, 1).amin(0), "amin")
         best = higher
+        left = (most >= torch.maximum(enough, best - ROUNDING)[rows]).index_fill(0, now, value=False)
+        rows, large, small, most, rank = (one[left] for one in (rows, large, small, most, rank))
+        end *= GROWTH
     return first
+
+
+def _promising(blocks: Blocks, which: Tensor, means: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The small blocks that may hold the best pixel of a search, those that can be worth most first.
+
+    Returns:
+        (M,) int64 their searches, ascending; (M,) int64 their blocks; (M,) int64 which of its small ones they are; (M,)
+        what they are worth at most; and (N,) what the best pixel is worth at least.
+    """
+    highest, low, high = (one[which] for one in blocks.large)
+    below, above = low - means[..., None], high - means[..., None]
+    most = _most(highest, below, above)
+    least = torch.maximum(_least(highest, below, above).amax(1), _guess(blocks, which, means, most))
+    enough = least - ROUNDING
+    rows, large = (most >= enough[:, None]).nonzero(as_tuple=True)
+    most = blocks.within(which[rows], means[rows], large)
+    pair, small = (most >= enough[rows, None]).nonzero(as_tuple=True)
+    rows, large, most = rows[pair], large[pair], most[pair, small]
+    order = by_falling_score(rows, most)
+    return rows[order], large[order], small[order], most[order], enough
+
+
+def _guess(blocks: Blocks, which: Tensor, means: Tensor, most: Tensor) -> Tensor:
+    """(N,) what the best pixel is worth in one small block each of a few blocks, those of the highest `most` (N, L)."""
+    large = most.topk(min(GUESSES, most.shape[1]), 1).indices
+    which = which[:, None].expand_as(large).flatten()
+    means = means.repeat_interleave(large.shape[1], 0)
+    small = blocks.within(which, means, large.flatten()).argmax(1)
+    values, _ = blocks.pixels(which, means, large.flatten(), small)
+    return values.flatten(0, 1).amax(0).view(large.shape).amax(1)

@@ -1,4 +1,4 @@
-"""Heatmaps of keypoints: Gaussians to learn, where they count, how far off a network's are, and reading enlarged maps.
+"""Heatmaps of keypoints: Gaussians to learn, where they count, and how far off a network's are.
 
 A cell is `stride` pixels of the input; cell c lies at the centre of pixel stride * c, so points in cells count from
 pixel centres (published code of the bottom-up methods on HRNet).
@@ -8,10 +8,7 @@ Shape letters: B images, N people, C kinds of points, h x w cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pose_lab.poses import Batch
@@ -90,35 +87,3 @@ def heatmap_loss(raw: Tensor, target: Tensor, background: float, mask: Tensor | 
     if background != 1:
         errors = errors * torch.where(target > 0, 1.0, background)
     return (errors if mask is None else errors * mask).mean()
-
-
-def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size), bilinearly, cells' corners on corners; unchanged where they have that size."""
-    if tuple(maps.shape[2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
-
-
-def read(maps: Tensor, which: Tensor, places: Tensor, factor: int) -> Tensor:
-    """Maps at pixels of the input, as if they were `enlarged` to it.
-
-    Args:
-        maps: (G, C, h, w).
-        which: (N,) int64, of the G.
-        places: (N, 2) int64 x, y.
-        factor: by which the input is larger.
-
-    Returns:
-        (N, C)
-    """
-    channels, height, width = maps.shape[1:]
-    cells = ((places + 0.5) / factor - 0.5).clamp_(min=0)  # beyond the outer cells' centres these go on
-    low = cells.long()
-    across, down = (cells - low)[:, None].unbind(2)
-    x, y = low.unbind(1)
-    right, below = (x < width - 1).long(), (y < height - 1).long() * width
-    first = torch.arange(channels, device=x.device) * (height * width)
-    index = (which * (channels * height * width) + y * width + x)[:, None] + first
-    top = torch.lerp(maps.take(index), maps.take(index + right[:, None]), across)
-    index += below[:, None]
-    return torch.lerp(top, torch.lerp(maps.take(index), maps.take(index + right[:, None]), across), down)
