@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 BOX_COLUMNS = 4
@@ -122,7 +123,7 @@ class Head(nn.Module):
     def forward(self, *pictures: Tensor) -> list[Tensor]:
         """L raw outputs (B, A, C, ny, nx), before the logistic."""
         outputs = [conv(picture) for conv, picture in zip(self.m, pictures, strict=True)]
-        return [out.unflatten(1, (self.anchors.shape[1], -1)) for out in outputs]
+        return [rearrange(out, "b (a c) y x -> b a c y x", a=self.anchors.shape[1]) for out in outputs]
 
 
 class CSPPose(nn.Module):
