@@ -30,6 +30,17 @@ class Pass:
         """Whether the picture is shown as it is."""
         return self.scale == 1 and not self.flip
 
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a scaled picture, in whole pixels.
+
+        Raises:
+            ValueError: the scale leaves no pixel.
+        """
+        sides = int(height * self.scale), int(width * self.scale)
+        if not all(sides):
+            raise ValueError(f"a scale of {self.scale} leaves nothing of pictures of {width}x{height} pixels")
+        return sides
+
     def view(self, images: Tensor, stride: int) -> Tensor:
         """What the network sees of pictures.
 
@@ -46,11 +57,7 @@ class Pass:
         images = images.flip(3) if self.flip else images
         if self.scale == 1:
             return images
-        height, width = (int(side * self.scale) for side in images.shape[2:])
-        if not height or not width:
-            raise ValueError(
-                f"a scale of {self.scale} leaves nothing of pictures of {images.shape[3]}x{images.shape[2]} pixels"
-            )
+        height, width = self.scaled(*images.shape[2:])
         scaled = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
         # the stride above the scaled side as it is before it is rounded down
         below, right = (math.ceil(side * self.scale / stride) * stride for side in images.shape[2:])

@@ -101,6 +101,7 @@ class Painter(torch.nn.Module):
     [
         ({"test_time": {"scales": [], "flip": False}}, "test_time.scales"),
         ({"test_time": {"scales": [1.0, 1.0], "flip": False}}, "different numbers"),
+        ({"test_time": {"scales": [1.0, 0.01], "flip": False}}, r"a scale of 0\.01 leaves nothing of pictures of"),
         ({"image_size": 100}, "no multiple of 16"),
     ],
 )

@@ -97,4 +97,6 @@ def test_scales_and_flips_that_make_no_passes(scales, flips, message):
 
 def test_a_scale_that_leaves_nothing_is_refused():
     with pytest.raises(ValueError, match=r"a scale of 0\.01 leaves nothing of pictures of 64x64 pixels"):
-        kapao(CROWDPOSE, test_time={"scales": [0.01], "flips": [False]}).candidates(batch(len(CROWDPOSE), [0], 1))
+        kapao(CROWDPOSE, test_time={"scales": [0.01], "flips": [False]})
+    with pytest.raises(ValueError, match=r"a scale of 0\.02 leaves nothing of pictures of 64x32 pixels"):
+        Pass(0.02, flip=False).view(torch.zeros(1, 3, 32, 64), 64)
