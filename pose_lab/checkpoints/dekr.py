@@ -51,7 +51,7 @@ def load(net: DEKRNet, weights: Weights) -> str:
     if heatmaps is not None and heatmaps.shape:
         check_keypoints(weights, heatmaps.shape[0] - 1, net.num_keypoints)
     found, state = stacked(weights), net.state_dict()
-    if any(name.startswith(RESCORER) for name in state) == any(name.startswith(RESCORER) for name in found.tensors):
+    if any(name.startswith(RESCORER) for name in state) == has_rescorer(found):
         return fill(net, found)
     # poses and their rescoring are published apart: what only one side has stays as it is
     wanted = {name: tensor for name, tensor in state.items() if not name.startswith(RESCORER)}
@@ -59,6 +59,11 @@ def load(net: DEKRNet, weights: Weights) -> str:
     check_fit(found, tensors, wanted)
     copy(tensors, wanted)
     return f"all {len(wanted)} tensors but those for rescoring"
+
+
+def has_rescorer(weights: Weights) -> bool:
+    """Whether there is a rescoring network beside the poses', as in runs of ours."""
+    return any(name.startswith(RESCORER) for name in weights.tensors)
 
 
 def stacked(weights: Weights) -> Weights:

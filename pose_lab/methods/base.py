@@ -133,6 +133,10 @@ class PoseMethod(LightningModule):
         """
         return fill(self.net, weights)
 
+    def lacking(self, weights: Weights) -> str:
+        """What inference asks for and only a training after these weights would give, in words; empty: nothing."""
+        return ""
+
     def setup(self, stage: str) -> None:
         """Takes the ground truth of the validation split from the DataModule."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -617,6 +617,12 @@ class Dekr(BottomUp):
         """All of DEKR's, or the trunk of a classifier's."""
         return published.load(self.net, weights)
 
+    def lacking(self, weights: Weights) -> str:
+        """A rescoring network, where neither these weights nor `rescoring.weights` have one."""
+        if not self.inference.rescore or self.rescoring.weights is not None or published.has_rescorer(weights):
+            return ""
+        return "no rescoring network, which inference.rescore asks for: set rescoring.weights"
+
     def train(self, mode: bool = True) -> Self:
         """Where the rescoring network learns alone, all else stays in evaluation, its running statistics too."""
         super().train(mode)

@@ -388,7 +388,7 @@ class Kapao(PoseMethod):
         self.level_weights = tuple(level_weights)
         sides = frame_sides(image_size, max(network.strides))
         for one in self.passes:
-            one.scaled(sides[0], sides[-1])  # refuses, before anything is trained, what leaves nothing
+            one.scaled(sides[0], sides[-1])  # what leaves nothing is refused before training
         self.gains = _scaled_gains(gains, gain_reference, max(sides), len(network.strides), network.num_classes)
         self.register_buffer("strides", torch.tensor(network.strides), persistent=False)
         self.register_buffer("mirrored", torch.tensor(keypoints.flip), persistent=False)

@@ -39,7 +39,14 @@ from pose_lab.runs.search import Search, search
 from pose_lab.runs.search import check as check_search
 from pose_lab.runs.variants import Variants, settings
 from pose_lab.runs.wandb import Wandb
-from pose_lab.runs.weights import CHECKPOINTS, fitted, load_weights, published_choices, weights_fingerprint
+from pose_lab.runs.weights import (
+    CHECKPOINTS,
+    check_complete,
+    fitted,
+    load_weights,
+    published_choices,
+    weights_fingerprint,
+)
 
 # keys of `method` that are no arguments: people, reports and recipes read them
 LABELS = ("name", "about", "published_batch", "published_inference")
@@ -100,7 +107,9 @@ def _method(cfg: DictConfig) -> tuple[DictConfig, PoseMethod]:
     method.optimisation.build(method.net, cfg.data.batch_size)
     if cfg.search is not None:
         check_search(method, _search_of(cfg))
-    _variants(whole, method)
+    variants = _variants(whole, method)
+    if cfg.checkpoint is not None and not cfg.training.epochs:
+        check_complete([method, *variants.values()], cfg.checkpoint)
     return whole, method
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,19 @@ def published_choices(cfg: DictConfig, fitted_cfg: DictConfig) -> str:
     before, after = cfg.method.inference, fitted_cfg.method.inference
     changed = [f"{key} {after[key]}" for key in after if after[key] != before[key]]
     return f"as published: {', '.join(changed)} (method.published_inference.KEY=VALUE changes it)" if changed else ""
+
+
+def check_complete(methods: Iterable[PoseMethod], path: str | Path) -> None:
+    """Refuses to evaluate a checkpoint alone where inference asks for what it does not hold.
+
+    Raises:
+        ValueError: it lacks something; the message says what.
+    """
+    file = checkpoint_file(path)
+    weights = open_weights(file)
+    for method in methods:
+        if lacking := method.lacking(weights):
+            raise ValueError(f"{file} has {lacking}, or train (training.epochs=0 only evaluates)")
 
 
 def load_weights(method: PoseMethod, path: str | Path) -> str:

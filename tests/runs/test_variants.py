@@ -89,6 +89,24 @@ def test_a_variant_has_the_numbers_of_a_run_of_its_own(name, trained, cache, tmp
     assert found == pytest.approx({key: own[key] for key in found}, rel=1e-5)
 
 
+def test_what_a_checkpoint_lacks_is_not_evaluated(trained, cache, tmp_path):
+    """An untrained rescoring network's numbers would look like any others."""
+    state = torch.load(trained.checkpoints / "last.ckpt", weights_only=False)["state_dict"]
+    poses = {name.removeprefix("net."): tensor for name, tensor in state.items() if "rescorer" not in name}
+    assert 0 < len(poses) < len(state)
+    torch.save(
+        {"state_dict": {name.removeprefix("net."): tensor for name, tensor in poses.items()}}, tmp_path / "a.pth"
+    )
+    overrides = (*TINY, f"checkpoint={tmp_path / 'a.pth'}")
+    places = {"results": tmp_path / "results", "cache": cache}
+    with pytest.raises(ValueError, match=r"a\.pth has no rescoring network.*set rescoring\.weights, or train"):
+        train(varied(VARIANTS, *overrides, "training.epochs=0", **places))
+    assert not (tmp_path / "results").exists()
+    known = {name: VARIANTS[name] for name in ("as it is", "flip")}
+    assert train(varied(known, *overrides, "training.epochs=0", **places)).metrics()["variants"].keys() == known.keys()
+    assert train(varied(VARIANTS, *overrides, "training.epochs=1", **places)).status().state == "finished"
+
+
 def test_the_variants_differ_and_the_configured_one_is_the_run(trained):
     metrics = trained.metrics()
     numbers = metrics["variants"]
