@@ -36,6 +36,7 @@ PUBLISHED = "0.4"
 LOG_SPAN = 8  # the axis is logarithmic if its values span more
 PANELS = 3  # in a row
 NAME = 36  # characters of a line beside a bar
+BAR = 0.4  # inches of the figure's height for each bar
 LINE = 108  # characters of the text below the figure
 
 
@@ -48,7 +49,8 @@ def save(report: Report, path: Path) -> None:
 
 def draw(report: Report) -> Figure:
     """The figure; needs at least one finished run."""
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    bars = len(report.rows) + len(report.published_rows) if report.axis is None and not report.profile_columns else 0
+    figure = Figure(figsize=(6.4, max(4.4, BAR * bars)), layout="constrained")
     y_label = f"{report.metric} (%) on {report.facts['data']}, {report.facts['scale']} scale"
     if report.keys == SEARCH_KEYS:
         figure.suptitle(report.title, x=0.02, ha="left", fontsize=11)
@@ -179,10 +181,18 @@ def _bars(axes: Axes, report: Report) -> None:
     style: dict[str, Any] = {"height": 0.6, "color": COLOURS[0], "error_kw": {"capsize": 3, "elinewidth": 1}}
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x")
-    bars = axes.barh(names, [100 * e.mean for e in found], xerr=errors if any(errors) else None, **style)
-    axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
+    bars = [axes.barh(names, [100 * e.mean for e in found], xerr=errors if any(errors) else None, **style)]
+    published = [row for row in report.published_rows if report.metric in row.estimates]
+    if published:
+        names = [textwrap.fill(str(row.label), NAME) for row in published]
+        values = [100 * row.estimates[report.metric].mean for row in published]
+        bars.append(axes.barh(names, values, height=0.6, color=PUBLISHED))
+    for container in bars:
+        axes.bar_label(container, fmt="%.1f", padding=3, fontsize=9)
+    left, right = axes.get_xlim()
+    axes.set_xlim(max(left, 0) if all(estimate.mean >= 0 for estimate in found) else left, max(right, 1))
     axes.invert_yaxis()
-    axes.set_xlabel(axes.get_ylabel())
+    axes.set_xlabel(axes.get_ylabel() + ("; grey: published" if published else ""))
     axes.set_ylabel("")
 
 
@@ -215,7 +225,7 @@ def _panels(figure: Figure, report: Report) -> None:
         places = Places([row.settings["value"] for row in rows])
         _scale(axes, places)
         axes.tick_params(axis="x", labelsize=7)
-        axes.set_title(field.replace("_", " "), fontsize=9)
+        axes.set_title(field.replace("_", " ").replace("iou", "IoU"), fontsize=9)
         axes.grid(axis="y")
         _curve(axes, report, "value", places, rows, "", COLOURS[0])
         for row, style in [*((row, ":") for row in configured), *((row, "--") for row in best)]:

@@ -40,8 +40,11 @@ def settings(cfg: DictConfig) -> dict[str, DictConfig]:
     assert issubclass(method, PoseMethod)
     free = [f"method.{name}" for name in method.test_settings]
     variants = cfg.variants or OmegaConf.create()
-    if not OmegaConf.is_dict(variants) or not all(map(OmegaConf.is_dict, variants.values())):
-        raise ValueError(f"variants must be {{name: {{method.KEY: value}}}}, not {variants}; {{}} changes nothing")
+    if not OmegaConf.is_dict(variants):
+        raise ValueError(f"variants must be {{name: {{method.KEY: value}}}}, not {variants}")
+    for name, changes in variants.items():
+        if not OmegaConf.is_dict(changes):
+            raise ValueError(f"variants.{name} must be {{method.KEY: value}}, not {changes}; {{}} changes nothing")
     return {str(name): _changed(cfg, str(name), changes, free) for name, changes in variants.items()}
 
 

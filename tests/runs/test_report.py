@@ -218,6 +218,21 @@ def test_the_axis_of_the_metric_never_goes_below_zero(tmp_path, precisions):
     assert all("." not in text or len(text.partition(".")[2]) <= 1 for text in tick_texts(axes))
 
 
+@pytest.mark.parametrize("precision", [0.0, 0.3])
+def test_published_numbers_are_bars_below_ours(tmp_path, precision):
+    rows = [{"label": "small", "AP": 41.0}, {"label": "no AP", "AP50": 60.0}]
+    published = {"source": "A et al.", "settings": "COCO", "rows": rows}
+    add_run(tmp_path / "boxes" / "demo-synth", 0.05, 0, precision)
+    for node in ({"published": published}, {"published": None}):
+        (axes,) = draw(build(tmp_path / "boxes" / "demo-synth", {**NODE, "axis": None, **node})).axes
+        shown = [100 * precision, 41.0] if node["published"] else [100 * precision]
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx(shown)
+        assert ("small (published)" in tick_texts(axes)) == (node["published"] is not None)
+        left, right = axes.get_xlim()
+        assert left == 0
+        assert right >= max(1, *shown)
+
+
 def tick_texts(axes):
     axes.figure.draw_without_rendering()
     return [label.get_text() for label in axes.get_yticklabels()]
