@@ -19,6 +19,7 @@ from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS
 from pose_lab.ops.boxes import clip, to_corners
 from pose_lab.ops.nms import suppress
 from pose_lab.ops.order import by_falling_score, rows_above, rows_where
+from pose_lab.ops.precision import full_precision
 from pose_lab.poses import Predictions
 
 POSE = 0  # the class of pose objects; keypoint k has class k + 1
@@ -295,6 +296,7 @@ def _rescored(people: Predictions, factors: Tensor) -> Predictions:
     return replace(people, scores=scores)[by_falling_score(people.image_index, scores)]
 
 
+@full_precision
 def _mapped(points: Tensor, maps: Tensor) -> Tensor:
     """(P, 2 n) pairs x, y moved by a map (P, 2, 3) each."""
     maps = maps.to(points)

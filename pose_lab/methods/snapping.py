@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pose_lab.ops.nms import highest_around
+from pose_lab.ops.precision import full_precision
 
 SNAPS = ("never", "peak", "fit")
 _DAMPING, _CHANGE = 1e-3, 10.0  # of the Levenberg-Marquardt method: at the start, and after each step (Marquardt, 1963)
@@ -104,6 +105,7 @@ def _peaks(heat: Tensor, settings: Snapping) -> tuple[Tensor, Tensor]:
     return torch.stack([index % width, index // width], -1).to(heat), values > -torch.inf
 
 
+@full_precision
 def fitted(
     heat: Tensor, image_index: Tensor, kind: Tensor, centres: Tensor, settings: Snapping
 ) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pose_lab.ops.precision import full_precision
+
 
 def scaling(scale: Tensor, offset: Tensor) -> Tensor:
     """The maps p -> scale * p + offset.
@@ -29,6 +31,7 @@ def rotation(angle: Tensor) -> Tensor:
     return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
 
 
+@full_precision
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
     """The map that applies `inner` first and then `outer`; both (..., 2, 3)."""
     linear = outer[..., :2] @ inner[..., :2]
@@ -36,6 +39,7 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([linear, offset.unsqueeze(-1)], dim=-1)
 
 
+@full_precision
 def invert(affine: Tensor) -> Tensor:
     """The inverse maps, (..., 2, 3).
 
@@ -46,6 +50,7 @@ def invert(affine: Tensor) -> Tensor:
     return torch.cat([linear, -linear @ affine[..., 2:]], dim=-1)
 
 
+@full_precision
 def apply_to_points(affine: Tensor, points: Tensor) -> Tensor:
     """Map points.
 
