@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import Any, Literal, Self
 
 import torch
@@ -31,7 +30,7 @@ from pose_lab.nets.dekr import DEKRNet, Rescorer
 from pose_lab.nets.hrnet import STRIDE
 from pose_lab.ops import warps
 from pose_lab.ops.heatmaps import PIXEL_CENTRE, gaussians, heatmap_loss, inside, loss_mask, to_cells
-from pose_lab.ops.nms import greedy, ranks
+from pose_lab.ops.nms import greedy, highest_around, ranks
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 
@@ -398,21 +397,12 @@ def centre_peaks(centres: Tensor, settings: Inference) -> tuple[Tensor, Tensor]:
     height, width = centres.shape[1:]
     window = next(window for side, window in settings.windows if (height + width) / 2 > side)
     centres = centres.nan_to_num(nan=0.0, posinf=0.0)
-    peak = (centres == _highest(centres, window)) & (centres > settings.min_score)
+    peak = (centres == highest_around(centres, window)) & (centres > settings.min_score)
     peaks = centres.where(peak, 0).flatten(1)
     scores, index = peaks.topk(min(settings.max_people, peaks.shape[1]))
     index, order = index.sort(dim=1)
     scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
     return index.gather(1, order), scores
-
-
-def _highest(maps: Tensor, window: int) -> Tensor:
-    """(B, h, w) the greatest number within a window; a few passes over the map beat a max-pool on CPUs."""
-    highest = F.pad(maps, [window // 2] * 4, value=-torch.inf)
-    for dim in (1, 2):
-        size = maps.shape[dim]
-        highest = reduce(torch.maximum, (highest.narrow(dim, step, size) for step in range(window)))
-    return highest
 
 
 def _rescaled(scores: Sequence[Tensor], scales: Sequence[float], factor: float) -> Tensor:
