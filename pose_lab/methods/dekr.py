@@ -714,7 +714,7 @@ class Dekr(BottomUp):
         row = rows[image_index, place]
         scores = candidates.scores[image_index, row, None] * candidates.heat[image_index, row]
         positions = candidates.poses[image_index, row]
-        if len(candidates.heatmaps):
+        if self.inference.snap != "never" and len(candidates.heatmaps):
             positions = snapped(positions, scores, image_index, candidates.heatmaps, self.inference)
         to_original = warps.invert(batch.to_input).to(positions)[image_index]
         return image_index, warps.apply_to_points(to_original, positions + PIXEL_CENTRE), scores
