@@ -108,19 +108,19 @@ class PoseMethod(LightningModule):
         """
         return True
 
-    def candidates(self, batch: Batch) -> Any:
-        """What the network sees in a batch: all that needs it, so that `people` can be repeated and timed apart."""
-        return self.collect(partial(self.look, batch), batch)
-
-    @torch.no_grad()
-    def predict(self, batch: Batch, look: Look | None = None) -> Predictions:
-        """The people found in a batch, in pixels of the original images.
+    def candidates(self, batch: Batch, look: Look | None = None) -> Any:
+        """What the network sees in a batch: all that needs it, so that `people` can be repeated and timed apart.
 
         Args:
             batch: the pictures.
             look: shared between settings of one network; None: the method's own.
         """
-        candidates = self.collect(look or partial(self.look, batch), batch)
+        return self.collect(look or partial(self.look, batch), batch)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, look: Look | None = None) -> Predictions:
+        """The people found in a batch, in pixels of the original images; arguments as for `candidates`."""
+        candidates = self.candidates(batch, look)
         with self.whole_precision():
             return self.people(candidates, batch)
 
