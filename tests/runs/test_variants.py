@@ -141,7 +141,10 @@ def test_variants_of_higherhrnet_and_kapao(summed, cache, tmp_path):
         ({"a": {"method.test_tim.flip": True}}, r"variants\.a names method\.test_tim\.flip, which is no key"),
         ({"a": {"method.labels.sigma": 1.0}}, "which training may depend on.*change method.inference, method.test_t"),
         ({"a": {"data.image_size": 32}}, r"variants\.a names data\.image_size, which training may depend on"),
-        ({"a": {"method.inference.snap": "often"}}, "there are: never, peak, fit"),
+        (
+            {"a": {"method.inference.snap": "often"}},
+            r"variants\.a: inference\.snap is .often.; there are: never, peak, fit",
+        ),
     ],
 )
 def test_what_variants_cannot_change_is_refused_before_training(variants, message, cache, tmp_path):
