@@ -76,7 +76,8 @@ class Command(AbstractContextManager):
         return output, "".join(errors)
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        if self.returncode is None:  # the number of one that has ended may be another's
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

@@ -8,7 +8,7 @@ network sees in a view of pictures (`look`), what is kept of its views (`collect
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -70,14 +70,15 @@ class PoseMethod(LightningModule):
         """Named scalar losses of a batch, already weighted: their sum is minimised."""
 
     @abstractmethod
-    def look(self, batch: Batch, view: Hashable) -> Any:
+    def look(self, batch: Batch, view: Any) -> Any:
         """What the network gives for one view of a batch's pictures; nothing else asks it at inference.
 
         Weights, pictures and view alone decide the result, so that settings which have views in common can share it.
 
         Args:
             batch: the pictures.
-            view: what of them the network is shown (mirrored, scaled), as the method's own `collect` asks for it.
+            view: what of them the network is shown (mirrored, scaled), as the method's own `collect` asks for it;
+                hashable.
         """
 
     @abstractmethod
@@ -91,7 +92,7 @@ class PoseMethod(LightningModule):
 
     @abstractmethod
     def people(self, candidates: Any, batch: Batch) -> Predictions:
-        """The post-processing: candidates of a batch -> people, in pixels of the original images."""
+        """The post-processing, in whole precision: candidates of a batch -> people in pixels of the original images."""
 
     def crowd(self, batch: Batch, people: int) -> Any:
         """Candidates as `candidates` would give them if every picture showed so many people: to time `people` on.
@@ -107,14 +108,25 @@ class PoseMethod(LightningModule):
         """
         return True
 
-    def candidates(self, batch: Batch) -> Any:
-        """What the network sees in a batch: all that needs it, so that `people` can be repeated and timed apart."""
-        return self.collect(partial(self.look, batch), batch)
+    def candidates(self, batch: Batch, look: Look | None = None) -> Any:
+        """What the network sees in a batch: all that needs it, so that `people` can be repeated and timed apart.
+
+        Args:
+            batch: the pictures.
+            look: shared between settings of one network; None: the method's own.
+        """
+        return self.collect(look or partial(self.look, batch), batch)
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Predictions:
-        """The people found in a batch, in pixels of the original images."""
-        return self.people(self.candidates(batch), batch)
+    def predict(self, batch: Batch, look: Look | None = None) -> Predictions:
+        """The people found in a batch, in pixels of the original images; arguments as for `candidates`."""
+        candidates = self.candidates(batch, look)
+        with self.whole_precision():
+            return self.people(candidates, batch)
+
+    def whole_precision(self) -> torch.autocast:
+        """Where coordinates are multiplied: half precision, which `training.precision` may ask for, rounds pixels."""
+        return torch.autocast(self.device.type, enabled=False)
 
     @classmethod
     def net_changes(cls, weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:

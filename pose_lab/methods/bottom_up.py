@@ -77,7 +77,7 @@ class BottomUp(PoseMethod):
         """(B, 3, H, W) uint8 RGB -> what the network sees."""
         return (images / 255 - self.mean) / self.deviation
 
-    def look(self, batch: Batch, view: View) -> Any:  # type: ignore[override]
+    def look(self, batch: Batch, view: View) -> Any:
         """The network's maps of a view."""
         images = Pass(view.scale, flip=False).view(self.normalised(batch.images), self.net.stride)
         return self.net(moved_left(images.flip(3), view.shift) if view.flip else images)

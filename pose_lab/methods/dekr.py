@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import Any, Literal, Self
 
 import torch
@@ -31,7 +30,7 @@ from pose_lab.nets.dekr import DEKRNet, Rescorer
 from pose_lab.nets.hrnet import STRIDE
 from pose_lab.ops import warps
 from pose_lab.ops.heatmaps import PIXEL_CENTRE, gaussians, heatmap_loss, inside, loss_mask, to_cells
-from pose_lab.ops.nms import greedy, ranks
+from pose_lab.ops.nms import greedy, highest_around, ranks
 from pose_lab.poses import Batch, Instances, Predictions
 from pose_lab.skeletons import Skeleton
 
@@ -398,21 +397,12 @@ def centre_peaks(centres: Tensor, settings: Inference) -> tuple[Tensor, Tensor]:
     height, width = centres.shape[1:]
     window = next(window for side, window in settings.windows if (height + width) / 2 > side)
     centres = centres.nan_to_num(nan=0.0, posinf=0.0)
-    peak = (centres == _highest(centres, window)) & (centres > settings.min_score)
+    peak = (centres == highest_around(centres, window)) & (centres > settings.min_score)
     peaks = centres.where(peak, 0).flatten(1)
     scores, index = peaks.topk(min(settings.max_people, peaks.shape[1]))
     index, order = index.sort(dim=1)
     scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
     return index.gather(1, order), scores
-
-
-def _highest(maps: Tensor, window: int) -> Tensor:
-    """(B, h, w) the greatest number within a window; a few passes over the map beat a max-pool on CPUs."""
-    highest = F.pad(maps, [window // 2] * 4, value=-torch.inf)
-    for dim in (1, 2):
-        size = maps.shape[dim]
-        highest = reduce(torch.maximum, (highest.narrow(dim, step, size) for step in range(window)))
-    return highest
 
 
 def _rescaled(scores: Sequence[Tensor], scales: Sequence[float], factor: float) -> Tensor:
@@ -635,9 +625,9 @@ class Dekr(BottomUp):
         heat, raw_offsets = self.net(self.normalised(batch.images))
         if self.rescoring.learn == "never":
             return self._map_losses(heat, raw_offsets, batch)
-        rescoring = {
-            "rescoring": self.rescoring.loss * self._rescoring_loss(heat.detach(), raw_offsets.detach(), batch)
-        }
+        with self.whole_precision():
+            rescoring_loss = self._rescoring_loss(heat.detach(), raw_offsets.detach(), batch)
+        rescoring = {"rescoring": self.rescoring.loss * rescoring_loss}
         return rescoring if self.rescoring.learn == "alone" else self._map_losses(heat, raw_offsets, batch) | rescoring
 
     def _map_losses(self, heat: Tensor, raw_offsets: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -730,7 +720,7 @@ class Dekr(BottomUp):
         row = rows[image_index, place]
         scores = candidates.scores[image_index, row, None] * candidates.heat[image_index, row]
         positions = candidates.poses[image_index, row]
-        if len(candidates.heatmaps):
+        if self.inference.snap != "never" and len(candidates.heatmaps):
             positions = snapped(positions, scores, image_index, candidates.heatmaps, self.inference)
         to_original = warps.invert(batch.to_input).to(positions)[image_index]
         return image_index, warps.apply_to_points(to_original, positions + PIXEL_CENTRE), scores

@@ -421,7 +421,7 @@ class Kapao(PoseMethod):
         terms = kapao_losses(raw, matches, self.level_weights)
         return {name: self.gains[name] * value for name, value in terms.items()}
 
-    def look(self, batch: Batch, view: Pass) -> list[Tensor]:  # type: ignore[override]
+    def look(self, batch: Batch, view: Pass) -> list[Tensor]:
         """The network's outputs of a pass."""
         return self.net(view.view(_normalised(batch.images), max(self.net.strides)))
 

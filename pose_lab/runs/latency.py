@@ -88,7 +88,8 @@ def _picture(method: PoseMethod, batches: Iterator[Batch], device: torch.device)
     laps.mark()
     candidates = method.candidates(batch)
     laps.mark()
-    method.people(candidates, batch)
+    with method.whole_precision():
+        method.people(candidates, batch)
     laps.mark()
     network, people = laps.read()
     total = time.perf_counter() - start

@@ -115,13 +115,14 @@ def _method(cfg: DictConfig) -> tuple[DictConfig, PoseMethod]:
 
 def _variants(whole: DictConfig, method: PoseMethod) -> dict[str, PoseMethod]:
     """The method in the settings of the config's `variants`, all around its network."""
-    made = {}
-    for name, node in settings(whole).items():
+
+    def variant(name: str, node: DictConfig) -> PoseMethod:
         try:
-            made[name] = method if node == whole.method else build(node, LABELS, net=lambda **_: method.net)
+            return build(node, LABELS, net=lambda **_: method.net)  # type: ignore[no-any-return]
         except ValueError as error:
             raise ValueError(f"variants.{name}: {error}") from error
-    return made
+
+    return {name: method if node == whole.method else variant(name, node) for name, node in settings(whole).items()}
 
 
 def _search_of(cfg: DictConfig) -> Search:

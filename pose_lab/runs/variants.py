@@ -97,7 +97,7 @@ class Variants(LightningModule):
         look = cache(partial(self.method.look, batch))
         found = {}
         for method in self._settings:
-            found[method] = method.people(method.collect(look, batch), batch)
+            found[method] = method.predict(batch, look)
             method.count(found[method], batch)
         return found[self.method]
 

@@ -1,4 +1,4 @@
-"""Bad input to DEKR and HigherHRNet as wholes: nobody, crowds beyond the published limit, no extent, no numbers."""
+"""Bad input to DEKR and HigherHRNet as wholes: nobody, crowds beyond the limit, no extent, no numbers, half of them."""
 
 import pytest
 import torch
@@ -132,3 +132,13 @@ def test_pictures_that_show_nobody(name):
     assert len(found) == 0
     assert found.keypoints.shape == (0, K, 2)
     assert found.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("dekr", {}), ("dekr", {"snap": "fit"}), ("higherhrnet", {})])
+def test_half_precision_does_not_round_places(name, settings):
+    method, case = seeing(name, 3, **settings), batch(K, [], 1, size=SIDE)
+    whole = method.predict(case)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = method.predict(case)
+    assert torch.equal(found.keypoints, whole.keypoints)
+    assert torch.equal(found.scores, whole.scores)

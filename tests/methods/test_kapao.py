@@ -106,6 +106,14 @@ def test_predict_without_people():
     assert found.keypoints.shape == (0, K, 2)
 
 
+def test_half_precision_does_not_round_places():
+    example = people_apart()
+    method = drawn_method(example)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = method.predict(example)
+    torch.testing.assert_close(found.keypoints, originals(example), rtol=0, atol=1e-2)
+
+
 def test_pixel_centres_shift_keypoints_only():
     example = people_apart()
     found = drawn_method(example).predict(example)

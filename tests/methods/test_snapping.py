@@ -156,6 +156,10 @@ def test_a_method_snaps_the_people_it_finds(test_time):
     assert found.keypoints.isfinite().all()
     assert moving.stores(replace(moving.inference, snap_distance=10.0))
     assert not plain.stores(moving.inference)
+    assert moving.stores(plain.inference)
+    with torch.no_grad():
+        stored = plain.people(moving.candidates(case), case)
+    assert torch.equal(stored.keypoints, before.keypoints)
     assert len(moving.people(moving.crowd(case, 5), case))
 
 
