@@ -120,13 +120,7 @@ class PoseMethod(LightningModule):
     @torch.no_grad()
     def predict(self, batch: Batch, look: Look | None = None) -> Predictions:
         """The people found in a batch, in pixels of the original images; arguments as for `candidates`."""
-        candidates = self.candidates(batch, look)
-        with self.whole_precision():
-            return self.people(candidates, batch)
-
-    def whole_precision(self) -> torch.autocast:
-        """Where coordinates are multiplied: half precision, which `training.precision` may ask for, rounds pixels."""
-        return torch.autocast(self.device.type, enabled=False)
+        return self.people(self.candidates(batch, look), batch)
 
     @classmethod
     def net_changes(cls, weights: Weights, net: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,8 +88,7 @@ def _picture(method: PoseMethod, batches: Iterator[Batch], device: torch.device)
     laps.mark()
     candidates = method.candidates(batch)
     laps.mark()
-    with method.whole_precision():
-        method.people(candidates, batch)
+    method.people(candidates, batch)
     laps.mark()
     network, people = laps.read()
     total = time.perf_counter() - start
