@@ -625,7 +625,8 @@ class Dekr(BottomUp):
         heat, raw_offsets = self.net(self.normalised(batch.images))
         if self.rescoring.learn == "never":
             return self._map_losses(heat, raw_offsets, batch)
-        rescoring = {"rescoring": self.rescoring.loss * self._rescoring_loss(heat.detach(), raw_offsets.detach(), batch)}
+        rescoring_loss = self._rescoring_loss(heat.detach(), raw_offsets.detach(), batch)
+        rescoring = {"rescoring": self.rescoring.loss * rescoring_loss}
         return rescoring if self.rescoring.learn == "alone" else self._map_losses(heat, raw_offsets, batch) | rescoring
 
     def _map_losses(self, heat: Tensor, raw_offsets: Tensor, batch: Batch) -> dict[str, Tensor]:
