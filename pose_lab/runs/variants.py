@@ -44,7 +44,7 @@ def settings(cfg: DictConfig) -> dict[str, DictConfig]:
         raise ValueError(f"variants must be {{name: {{method.KEY: value}}}}, not {variants}")
     for name, changes in variants.items():
         if not OmegaConf.is_dict(changes):
-            raise ValueError(f"variants.{name} must be {{method.KEY: value}}, not {changes}; {{}} changes nothing")
+            raise ValueError(f"variants.{name!s} must be {{method.KEY: value}}, not {changes}; {{}} changes nothing")
     return {str(name): _changed(cfg, str(name), changes, free) for name, changes in variants.items()}
 
 
