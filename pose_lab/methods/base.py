@@ -92,7 +92,7 @@ class PoseMethod(LightningModule):
 
     @abstractmethod
     def people(self, candidates: Any, batch: Batch) -> Predictions:
-        """The post-processing, in whole precision: candidates of a batch -> people in pixels of the original images."""
+        """The post-processing: candidates of a batch -> people, in pixels of the original images."""
 
     def crowd(self, batch: Batch, people: int) -> Any:
         """Candidates as `candidates` would give them if every picture showed so many people: to time `people` on.
