@@ -99,6 +99,7 @@ class Lines:
     def begin(self, jobs: Sequence[Job]) -> None:
         """Says how much there is to do."""
         self.jobs = jobs
+        self._epochs = {job.number: len(history(job.folder)) for job in jobs}  # before a run can write the next
         finished = sum(job.skipped for job in jobs)
         self.note(f"{len(jobs)} runs, {finished} of them finished before")
 
@@ -107,6 +108,8 @@ class Lines:
         for job in self.jobs:
             if job.state == "running" or self._states.get(job.number) == "running":
                 self._say_epochs(job)
+            elif job.state == "elsewhere":
+                self._epochs[job.number] = len(history(job.folder))
             if self._states.get(job.number) != job.state:
                 self._states[job.number] = job.state
                 self._say_state(job)
@@ -125,7 +128,6 @@ class Lines:
     def _say_state(self, job: Job) -> None:
         value = percent(best_known(job.folder, self.metric))
         if job.state == "running":
-            self._epochs[job.number] = len(history(job.folder))
             self._say(job, f"started, log in {job.folder.log}")
         elif job.state == "elsewhere":
             self._say(job, "another process is training it, waiting for that one")
@@ -139,9 +141,8 @@ class Lines:
             self._say(job, job.state + (f": {job.error}" if job.error else ""))
 
     def _say_epochs(self, job: Job) -> None:
-        rows = history(job.folder)
-        known = self._epochs.get(job.number)
-        for number, row in enumerate(rows[known:], (known or 0) + 1) if known is not None else ():
+        known = self._epochs[job.number]
+        for number, row in enumerate(history(job.folder)[known:], known + 1):
             self._say(job, self._epoch(job, number, row))
             self._epochs[job.number] = number
 

@@ -66,6 +66,37 @@ def test_only_new_epochs_are_told_after_a_restart(tmp_path):
     assert "epoch 3" not in text
 
 
+def test_epochs_are_told_although_the_run_was_faster_than_the_first_look(tmp_path):
+    fast = job(tmp_path, 1, "queued")
+    screen = Console(file=io.StringIO(), width=120)
+    lines = Lines(screen, "AP")
+    lines.begin([fast])
+    fast.state = "running"
+    fast.folder.path.mkdir()
+    fast.folder.history.write_text("epoch,train/loss,val/AP\n1,2.0,\n2,1.5,0.25\n")
+    lines.update()
+    fast.state = "finished"
+    lines.end()
+    said = [line.partition("run-1: ")[2] for line in screen.file.getvalue().splitlines()]
+    assert [words for words in said if words.startswith("epoch")] == ["epoch 1, loss 2", "epoch 2, loss 1.5, AP 25.0"]
+
+
+def test_the_epochs_of_another_process_are_not_told_by_the_one_that_takes_over(tmp_path):
+    taken = job(tmp_path, 1, "elsewhere")
+    screen = Console(file=io.StringIO(), width=120)
+    lines = Lines(screen, "AP")
+    lines.begin([taken])
+    taken.folder.path.mkdir()
+    taken.folder.history.write_text("epoch,train/loss,val/AP\n1,2.0,\n")
+    lines.update()
+    taken.state = "running"
+    lines.update()
+    taken.folder.history.write_text("epoch,train/loss,val/AP\n1,2.0,\n2,1.5,\n")
+    lines.update()
+    assert "epoch 1" not in screen.file.getvalue()
+    assert "run-1: epoch 2, loss 1.5" in screen.file.getvalue()
+
+
 def test_the_time_of_the_process_and_that_of_the_training_have_their_names(tmp_path):
     jobs = [job(tmp_path, 1, "finished", seconds=26.0), job(tmp_path, 2, "failed", seconds=3.0)]
     jobs[0].folder.write_metrics({"AP": 0.5, "seconds": 2.0})
