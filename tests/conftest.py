@@ -14,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("POSE_LAB_SHARED", ROOT.parent / "shared"))
-LONGEST = ("tests/slurm/", "tests/runs/", "tests/test_experiments.py")  # begin first, so that they do not end last
+LONGEST = ("tests/slurm/", "tests/runs/", "tests/test_")  # begin first, so that they do not end last
 
 
 def pytest_collection_modifyitems(items):

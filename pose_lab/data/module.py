@@ -215,6 +215,16 @@ class PoseDataModule(lightning.LightningDataModule):
         shown = f"skeleton {self.skeleton.name}{mapped}, shown at {width}x{height}"
         return f"{self.name} in {self.root}: {', '.join(counts)}, {people}, {shown}"
 
+    def share(self, processes: int) -> int:
+        """Training pictures that each of so many processes shows of a batch.
+
+        Raises:
+            ValueError: they cannot be shared evenly.
+        """
+        if self.batch_size % processes:
+            raise ValueError(f"data.batch_size {self.batch_size} cannot be shared evenly by {processes} processes")
+        return self.batch_size // processes
+
     def train_dataloader(self) -> EpochLoader:
         """Augmented pictures in the order of (seed, epoch)."""
         rank, world_size = self._place_among_processes()
@@ -225,10 +235,7 @@ class PoseDataModule(lightning.LightningDataModule):
                 f"{self.annotation_file('train')}: none of the {count} training pictures shows a person that counts "
                 "(with keypoints, no crowd region), so there is nothing to learn: choose another training set"
             )
-        if self.batch_size % world_size:
-            raise ValueError(f"data.batch_size {self.batch_size} cannot be shared evenly by {world_size} processes")
-        share = self.batch_size // world_size
-        sampler = EpochSampler(count, share, self.seed, True, self.drop_last, rank, world_size)
+        sampler = EpochSampler(count, self.share(world_size), self.seed, True, self.drop_last, rank, world_size)
         if len(sampler) == 0:
             raise ValueError(
                 f"{count} training pictures do not fill one batch of {self.batch_size}: "

@@ -218,6 +218,8 @@ def _run(
     identifier = f"{cfg.name}-{run_id}"
     with logs.run(folder.path, identifier, folder.name, cfg.name, resolved(cfg), tags=tags) as (logger, where):
         trainer = _trainer(cfg, folder, checkpoints, logger, Pictures(folder.path, logs.pictures, logs.min_score))
+        if cfg.training.epochs and weights is None:
+            data.share(trainer.world_size)  # refused before the other processes start
         if trainer.is_global_zero:
             start = f"evaluates {weights}" if weights else f"goes on from {resume}" if resume else start
             _banner(cfg, data, trainer, folder, where, {"start": start, "people": choices})

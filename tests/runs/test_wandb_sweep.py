@@ -1,10 +1,11 @@
+import importlib
 from itertools import product
+from types import ModuleType
 
 import pytest
 import wandb
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from pose_lab.runs import launcher, resolvers, search_path, slurm_launcher, wandb_sweep
 from pose_lab.runs.files import FileLock
@@ -21,6 +22,11 @@ def registered(monkeypatch, tmp_path):
     wandb.teardown()
 
 
+def agent() -> ModuleType:
+    """What W&B's agents make of a sweep; seconds to import, for the one process that needs it."""
+    return importlib.import_module("wandb.sdk.launch.sweeps.utils")
+
+
 def test_a_wandb_sweep_has_the_points_of_the_same_file():
     content, where = wandb_sweep.definition(["experiment=kapao_bs_sweep", "seed=0,1", "scale=gpu"])
     assert content["parameters"] == {
@@ -30,7 +36,7 @@ def test_a_wandb_sweep_has_the_points_of_the_same_file():
     assert content["metric"] == {"name": "val/AP", "goal": "maximize"}
     assert where["project"] == "pose_lab"
     assert yaml.safe_load(wandb_sweep.as_yaml(content)) == content
-    assert create_sweep_command(content["command"])[-4:] == [
+    assert agent().create_sweep_command(content["command"])[-4:] == [
         "experiment=kapao_bs_sweep",
         "scale=gpu",
         "hydra.mode=RUN",
@@ -57,7 +63,9 @@ def test_agents_compose_the_configs_of_the_launcher(name):
     content, _ = wandb_sweep.definition([f"experiment={experiment}"])
     points = {key: parameter["values"] for key, parameter in content["parameters"].items()}
     agents = [
-        create_sweep_command_args({"args": {key: {"value": value} for key, value in zip(points, cell, strict=True)}})
+        agent().create_sweep_command_args(
+            {"args": {key: {"value": value} for key, value in zip(points, cell, strict=True)}}
+        )
         for cell in product(*points.values())
     ]
     given = [sorted(arguments["args_no_hyphens"]) for arguments in agents]

@@ -19,7 +19,7 @@ def why_not() -> str | None:
     return None if os.geteuid() == 0 else "a private Slurm needs root"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory):
     """The folder of a running cluster, which Slurm's commands find by SLURM_CONF."""
     reason = why_not()
