@@ -28,3 +28,10 @@ def fill_state(path: Path) -> dict[str, Tensor]:
     spec = json.loads(path.read_text())
     state = {name: _fill_tensor(name, tuple(shape), spec["gain"]) for name, shape in spec["shapes"].items()}
     return state | {name: torch.tensor(value) for name, value in spec["fixed"].items()}
+
+
+def empty_state(path: Path) -> dict[str, Tensor]:
+    """The same names and shapes, without numbers."""
+    spec = json.loads(path.read_text())
+    shapes = spec["shapes"] | {name: np.shape(value) for name, value in spec["fixed"].items()}
+    return {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()}

@@ -8,7 +8,7 @@ from pose_lab.checkpoints.dekr import load, stacked
 from pose_lab.checkpoints.reading import StoredTensor, Weights
 from pose_lab.nets.dekr import AdaptiveBlock, deformed
 from tests.conftest import fixture_path
-from tests.fill import fill_state
+from tests.fill import empty_state, fill_state
 from tests.methods.dekr_cases import fixture, net, tiny_net
 
 
@@ -31,7 +31,7 @@ def test_published_names_and_shapes_of_the_wide_network():
     with torch.device("meta"):
         network = net(17, 48)
     ours = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    theirs = stacked(weights_of(fill_state(fixture_path("dekr/state_w48.json")))).tensors
+    theirs = stacked(weights_of(empty_state(fixture_path("dekr/state_w48.json")))).tensors
     assert {name: tensor.shape for name, tensor in theirs.items()} == ours
 
 
