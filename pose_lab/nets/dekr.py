@@ -54,8 +54,9 @@ class AdaptiveBlock(nn.Module):
 
     def sampling_offsets(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 18 G, h, w): how far each tap is from its regular place, (y, x) per tap."""
-        weight = self.unfold @ self.pose_weight.reshape(self.branches, POSE, -1)
-        bias = self.pose_bias.view(self.branches, POSE) @ self.unfold.T - self.regular
+        unfold, regular = (part.to(self.pose_weight.dtype) for part in (self.unfold, self.regular))
+        weight = unfold @ self.pose_weight.reshape(self.branches, POSE, -1)
+        bias = self.pose_bias.view(self.branches, POSE) @ unfold.T - regular
         weight = weight.view(-1, *self.pose_weight.shape[1:])
         return F.conv2d(x, weight, bias.flatten(), padding=1, groups=self.branches)
 
@@ -68,7 +69,8 @@ class AdaptiveBlock(nn.Module):
 def deformed(x: Tensor, sampling_offsets: Tensor, weight: Tensor) -> Tensor:
     """Grouped deformable 3x3 convolution; outside the map there is 0.
 
-    torchvision's kernel is made for GPUs. On CPUs sampling and a matrix product do the same many times faster.
+    torchvision's kernel is made for GPUs. On CPUs sampling and a matrix product do the same many times faster. Places
+    are never in half precision, which would round them to an eighth of a cell.
 
     Args:
         x: (B, C, h, w).
@@ -78,21 +80,22 @@ def deformed(x: Tensor, sampling_offsets: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, C, h, w)
     """
+    exact = torch.promote_types(x.dtype, torch.float32)
     if x.is_cuda:
-        return deform_conv2d(x, sampling_offsets, weight, padding=1)
+        return deform_conv2d(x.to(exact), sampling_offsets.to(exact), weight.to(exact), padding=1).to(x.dtype)
     images, channels, height, width = x.shape
     branches, taps = channels // weight.shape[1], weight[0, 0].numel()
-    moved = sampling_offsets.reshape(images * branches, taps, 2, height, width)
-    axes = (torch.arange(side, dtype=x.dtype, device=x.device) for side in (height, width))
-    steps = torch.arange(-1, 2, dtype=x.dtype, device=x.device)
+    moved = sampling_offsets.to(exact).reshape(images * branches, taps, 2, height, width)
+    axes = (torch.arange(side, dtype=exact, device=x.device) for side in (height, width))
+    steps = torch.arange(-1, 2, dtype=exact, device=x.device)
     row, column = (axis + steps[:, None] for axis in axes)  # (3, h), (3, w)
     down = moved[:, :, 0].unflatten(1, (3, 3)) + row[:, None, :, None]
     across = moved[:, :, 1].unflatten(1, (3, 3)) + column[:, None]
     # grid_sample counts from the map's borders, -1 to 1
     grid = torch.stack([(2 * across + 1) / width - 1, (2 * down + 1) / height - 1], -1)
-    groups = x.reshape(images * branches, -1, height, width)
+    groups = x.to(exact).reshape(images * branches, -1, height, width)
     sampled = F.grid_sample(groups, grid.flatten(1, 3), align_corners=False)
-    columns = sampled.view(images, branches, -1, height * width)
+    columns = sampled.view(images, branches, -1, height * width).to(weight.dtype)
     return (weight.reshape(branches, channels // branches, -1) @ columns).view(x.shape)
 
 

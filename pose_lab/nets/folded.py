@@ -25,7 +25,8 @@ def folded(net: Net, dtype: torch.dtype = torch.float32) -> Net:
 
     Args:
         net: stays as it is.
-        dtype: of the weights and of the pictures, which are converted on the way in; buffers (anchors) keep theirs.
+        dtype: of the weights and of the pictures, which are converted on the way in; buffers (anchors) and what is left
+            of normalisations keep theirs.
 
     Returns:
         The copy, in evaluation mode, without gradients.
@@ -37,8 +38,11 @@ def folded(net: Net, dtype: torch.dtype = torch.float32) -> Net:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
-    for parameter in net.parameters():
-        parameter.requires_grad_(False).data = parameter.data.to(dtype)
+    net.requires_grad_(False)
+    for module in net.modules():
+        if not isinstance(module, nn.BatchNorm2d):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
     net.register_forward_pre_hook(_Converted(dtype))
     return net.to(memory_format=torch.channels_last)
 

@@ -7,6 +7,7 @@ from torchvision.ops import deform_conv2d
 from pose_lab.checkpoints.dekr import load, stacked
 from pose_lab.checkpoints.reading import StoredTensor, Weights
 from pose_lab.nets.dekr import AdaptiveBlock, deformed
+from pose_lab.nets.folded import folded
 from tests.conftest import fixture_path
 from tests.fill import empty_state, fill_state
 from tests.methods.dekr_cases import fixture, net, tiny_net
@@ -123,3 +124,32 @@ def test_taps_of_a_new_adaptive_block_start_in_the_middle():
 def test_unknown_convolution():
     with pytest.raises(ValueError, match="there are: adaptive, plain, basic"):
         tiny_net(2, convolution="deformable")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_folded_network_gives_the_same_in_every_precision(dtype):
+    torch.manual_seed(0)
+    network = tiny_net(17)
+    with torch.no_grad():
+        for block in network.modules():
+            if isinstance(block, AdaptiveBlock):  # taps that move
+                block.pose_weight.normal_(std=0.1)
+        network(torch.rand(8, 3, 64, 64))
+        network.eval()
+        images = torch.rand(1, 3, 64, 96)
+        pairs = zip(folded(network, dtype)(images), network(images), strict=True)
+        for ours, plain in pairs:
+            assert ours.dtype == dtype
+            close = 1e-4 if dtype is torch.float32 else 16 * torch.finfo(dtype).eps
+            assert (ours.float() - plain).abs().max() < close * plain.abs().max()
+
+
+def test_places_are_exact_in_half_precision():
+    """A map of 200 columns, each tap moved ten to the right, where bfloat16 would round places."""
+    x = torch.arange(200.0).remainder(50).expand(1, 1, 4, 200).bfloat16()
+    offsets = torch.tensor([0.0, 10.0]).repeat(9).view(1, 18, 1, 1).expand(1, 18, 4, 200).bfloat16()
+    middle = torch.zeros(1, 1, 3, 3, dtype=torch.bfloat16)
+    middle[..., 1, 1] = 1
+    moved = deformed(x, offsets, middle)
+    assert moved.dtype == torch.bfloat16
+    torch.testing.assert_close(moved[..., :190], x[..., 10:], rtol=0, atol=0.05)
