@@ -257,8 +257,8 @@ def find_people(
 
     Returns:
         Poses in original pixels. A keypoint's score is that of the keypoint object that replaced it, else 0. Where the
-        rows hold confidences (ours), it is else the confidence times the pose's score, only a better object replaces
-        the keypoint, and the pose is ranked by its score times its mean confidence.
+        rows hold confidences (ours), it is else the confidence times the pose's score, and the pose is ranked by its
+        score times its mean confidence.
     """
     poses, objects_found = detect(rows, image_index, num_keypoints, settings)
     found = rows.index_select(0, poses.rows)[:, FIRST_CLASS + 1 + num_keypoints :]
@@ -268,14 +268,13 @@ def find_people(
     clipped = points[:, : BOX_COLUMNS + 4 if settings.clip_keypoints == "first_two" else BOX_COLUMNS]
     clipped.copy_(clip(clipped, frames))
     boxes, keypoints = points[:, :BOX_COLUMNS], points[:, BOX_COLUMNS:].unflatten(1, (-1, 2))
-    # without confidences of its own a pose holds none, and whatever is near enough replaces its keypoints
     own = found[:, 2 * num_keypoints :]
     confidences = own * poses.scores[:, None] if own.shape[1] else torch.zeros_like(keypoints[..., 0])
     if settings.fusion:
         able = rows_where(poses.scores > settings.fusion_confidence)
         centres = _object_centres(objects_found, to_original, sizes, settings)
-        held = confidences[able] if own.shape[1] else None
-        fused = fuse(keypoints[able], poses.image_index[able], centres, objects_found, settings.fusion_distance, held)
+        unfused = keypoints[able], confidences[able]
+        fused = fuse(*unfused, poses.image_index[able], centres, objects_found, settings.fusion_distance)
         keypoints[able], confidences[able] = fused
     if settings.clip_keypoints == "all":
         keypoints = clip(keypoints, frames[:, None])
@@ -313,12 +312,7 @@ def _object_centres(found: Detections, to_original: Tensor, sizes: Tensor, setti
 
 
 def fuse(
-    keypoints: Tensor,
-    pose_image: Tensor,
-    centres: Tensor,
-    found: Detections,
-    max_distance: float,
-    held: Tensor | None = None,
+    keypoints: Tensor, scores: Tensor, pose_image: Tensor, centres: Tensor, found: Detections, max_distance: float
 ) -> tuple[Tensor, Tensor]:
     """Replaces keypoints of poses by keypoint objects of the same kind nearby.
 
@@ -329,21 +323,20 @@ def fuse(
 
     Args:
         keypoints: (P, K, 2) of the poses that take part.
+        scores: (P, K) of these keypoints.
         pose_image: (P,) their image, ascending.
         centres: (Q, 2) of the keypoint objects.
         found: the keypoint objects, by image and falling score.
         max_distance: objects as far as this or farther replace nothing; in the unit of the coordinates.
-        held: (P, K) the confidences of the keypoints, which only objects with higher scores replace; None: 0.
 
     Returns:
-        (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else what it held.
+        (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else its own.
     """
-    unfused = torch.zeros_like(keypoints[..., 0]) if held is None else held
     if not len(keypoints) or not len(centres):
-        return keypoints, unfused
+        return keypoints, scores
     slots = _slots(keypoints, pose_image, found)
     if not slots.shape[1]:  # the poses and the objects are in different pictures
-        return keypoints, unfused
+        return keypoints, scores
     nowhere, nobody = keypoints[..., 0].numel(), len(centres)  # the last slot, of no pose; the last taker, no object
     number = torch.arange(nobody, device=slots.device)
 
@@ -351,8 +344,6 @@ def fuse(
         """(P K + 1,) the first object for which each slot is nearest."""
         distance, nearest = distances.min(1)
         slot = slots.gather(1, nearest[:, None])[:, 0].where(distance < max_distance, nowhere)
-        if held is not None:
-            slot = slot.where(found.scores > F.pad(held.flatten(), (0, 1))[slot], nowhere)
         takers = number.new_full((nowhere + 1,), nobody).scatter_reduce_(0, slot, number, "amin")
         takers[nowhere] = nobody
         return takers
@@ -363,9 +354,9 @@ def fuse(
         taker, before = takers.index_select(0, slots.flatten()).view_as(slots), takers
         takers = claims(_distances(places, taker, centres).where(taker < number[:, None], own))
     takers = takers[:nowhere]
-    replaced = (takers < nobody).view_as(unfused)
+    replaced = (takers < nobody).view_as(scores)
     keypoints = places.index_select(1, takers).t().view_as(keypoints).where(replaced[..., None], keypoints)
-    return keypoints, F.pad(found.scores, (0, 1))[takers].view_as(unfused).where(replaced, unfused)
+    return keypoints, F.pad(found.scores, (0, 1))[takers].view_as(scores).where(replaced, scores)
 
 
 def _slots(keypoints: Tensor, pose_image: Tensor, found: Detections) -> Tensor:

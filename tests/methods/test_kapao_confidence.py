@@ -77,12 +77,10 @@ def test_decoded_rows_end_with_confidences():
     torch.testing.assert_close(rows[:, 3 * K + 6 :], expected)
 
 
-def test_only_better_objects_replace_keypoints():
-    weak, strong = keypoint_row(0, 0.3), keypoint_row(1, 0.9)
-    (people,) = [found(pose_row(0.8, 0.75), weak, strong)]
-    assert people.keypoints[0, 0, 0] == 20.0  # held 0.6
-    assert people.keypoints[0, 1, 0] == 23.0
-    torch.testing.assert_close(people.keypoint_scores[0, :3], torch.tensor([0.6, 0.9, 0.6]))
+def test_objects_replace_keypoints_as_without_confidences_and_bring_their_score():
+    people = found(pose_row(0.8, 0.75), keypoint_row(0, 0.3), keypoint_row(1, 0.9))
+    assert people.keypoints[0, :3, 0].tolist() == [23.0, 23.0, 20.0]
+    torch.testing.assert_close(people.keypoint_scores[0, :3], torch.tensor([0.3, 0.9, 0.6]))
 
 
 def test_poses_are_ranked_by_their_score_times_their_mean_confidence():
