@@ -70,7 +70,7 @@ def deformed(x: Tensor, sampling_offsets: Tensor, weight: Tensor) -> Tensor:
     """Grouped deformable 3x3 convolution; outside the map there is 0.
 
     torchvision's kernel is made for GPUs. On CPUs sampling and a matrix product do the same many times faster. Places
-    are never in half precision, which would round them to an eighth of a cell.
+    are computed in float32: from 128 on, float16 would round them to an eighth of a cell, bfloat16 to a whole one.
 
     Args:
         x: (B, C, h, w).

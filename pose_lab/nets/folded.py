@@ -25,8 +25,8 @@ def folded(net: Net, dtype: torch.dtype = torch.float32) -> Net:
 
     Args:
         net: stays as it is.
-        dtype: of the weights and of the pictures, which are converted on the way in; buffers (anchors) and what is left
-            of normalisations keep theirs.
+        dtype: of the weights and of the pictures, which are converted on the way in; buffers (anchors) and a
+            `BatchNorm2d` that is left keep theirs.
 
     Returns:
         The copy, in evaluation mode, without gradients.

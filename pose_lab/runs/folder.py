@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 import shlex
@@ -110,6 +112,13 @@ class RunFolder:
     def search(self) -> Path:
         """The table of a search over the post-processing, with one row per setting."""
         return self.path / "search.csv"
+
+    def epochs(self) -> list[dict[str, str]]:
+        """The whole rows of `metrics.csv`."""
+        if not self.history.exists():
+            return []
+        whole, _, _ = self.history.read_text(encoding="utf-8").rpartition("\n")
+        return list(csv.DictReader(io.StringIO(whole)))
 
     def status(self) -> Status:
         """The run's state now: one that says it runs, and whose process is gone, is interrupted."""

@@ -15,8 +15,8 @@ import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -36,7 +36,7 @@ from pose_lab.runs import known
 from pose_lab.runs.errors import said
 from pose_lab.runs.files import write_json, write_text
 from pose_lab.runs.folder import RunFolder
-from pose_lab.runs.identity import deciding, resolved, run_folder, sweep_folder, trained_by
+from pose_lab.runs.identity import resolved, run_folder, sweep_folder, trained_by
 from pose_lab.runs.report import PLAN
 from pose_lab.runs.sweep import Job, Settings, Sweep, follow_parent
 from pose_lab.runs.table import console, final_table, view
@@ -49,7 +49,7 @@ class ProcessesConf:
     """The launcher's config.
 
     Attributes:
-        parallel: how many runs train at once, if there are so many; they share the processor's cores.
+        parallel: how many runs go on at once; those that train share the processor's cores.
         retry_failed: start failed runs again (interrupted ones always go on).
         grace_seconds: how long a run may take to write its checkpoint when it is stopped.
         devices: a value of CUDA_VISIBLE_DEVICES for each of the runs that train at once; empty leaves it alone.
@@ -147,11 +147,8 @@ class SweepLauncher(Launcher):
         return []
 
     @abstractmethod
-    def device(self, cfg: DictConfig) -> str:
-        """What a run computes on, in words."""
-
-    def expect(self, configs: Sequence[DictConfig]) -> None:
-        """Is told what will run, before anything is said of it or started."""
+    def device(self, cfg: DictConfig, runs: int) -> str:
+        """What a run, one of so many, computes on, in words."""
 
     @abstractmethod
     def check(self) -> None:
@@ -190,13 +187,11 @@ class SweepLauncher(Launcher):
 
     def _announce(self, configs: Sequence[DictConfig], screen: Console, starts: bool = True) -> None:
         """What this is, and where everything goes; of runs that are all finished not on what and to whom."""
-        if starts:
-            self.expect(configs)
         facts: dict[str, Callable[[DictConfig], str]] = {
             "sweep": lambda cfg: cfg.name,
             "scale": lambda cfg: cfg.scale,
             "data": lambda cfg: cfg.data.name,
-            **({"device": self.device} if starts else {}),
+            **({"device": partial(self.device, runs=len(configs))} if starts else {}),
             "results": lambda cfg: str(sweep_folder(cfg)),
         }
         lines = [f"{name:8} {', '.join(dict.fromkeys(map(fact, configs)))}" for name, fact in facts.items()]
@@ -277,14 +272,10 @@ class ProcessLauncher(SweepLauncher):
                 f"hydra.launcher.parallel={self.settings.parallel}: at least one run must train"
             )
 
-    def expect(self, configs: Sequence[DictConfig]) -> None:
-        """No more runs at once than there are to train: they share the cores."""
-        self.settings = replace(self.settings, parallel=min(self.settings.parallel, trainings(configs)))
-
-    def device(self, cfg: DictConfig) -> str:
+    def device(self, cfg: DictConfig, runs: int) -> str:
         """This machine's."""
-        at_once = f", shared by {self.settings.parallel} runs at once" if self.settings.parallel > 1 else ""
-        return self.runs.device(cfg) + at_once
+        at_once = min(self.settings.parallel, runs)
+        return self.runs.device(cfg) + (f", up to {at_once} runs at once" if at_once > 1 else "")
 
     def run(self, jobs: Sequence[Job], configs: Sequence[DictConfig], screen: Console, metric: str) -> None:
         """Makes their data ready, then runs them as child processes."""
@@ -337,11 +328,6 @@ def swept_keys(job_overrides: Sequence[Sequence[str]]) -> set[str]:
     """The keys that not all jobs give the same value."""
     common = set.intersection(*map(set, job_overrides))
     return {_key(override) for overrides in job_overrides for override in overrides if override not in common}
-
-
-def trainings(configs: Sequence[DictConfig]) -> int:
-    """How many different runs train; the others evaluate the weights of these."""
-    return len({repr(deciding(trained_by(cfg) or cfg)) for cfg in configs})
 
 
 def show_failure(job: Job, lines: int, screen: Console) -> None:

@@ -92,7 +92,7 @@ class SlurmLauncher(SweepLauncher):
                 f"least {needed} ({SAVING} for the checkpoint, the rest for W&B: logger.stop_timeout)"
             )
 
-    def device(self, cfg: DictConfig) -> str:
+    def device(self, cfg: DictConfig, runs: int) -> str:
         """What each run asks Slurm for."""
         asked = self.settings
         each = f"{asked.gpus_per_node} GPUs" if asked.gpus_per_node else f"{asked.cpus_per_task} CPU cores per process"

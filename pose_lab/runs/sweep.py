@@ -40,6 +40,7 @@ class Job:
         skipped: it was finished before this sweep began.
         began: when this scheduler started its process, seconds since 1970.
         seconds: how long that process took.
+        epochs: how many the run had behind it when that process started.
         error: why it failed.
     """
 
@@ -51,6 +52,7 @@ class Job:
     skipped: bool = False
     began: float | None = None
     seconds: float | None = None
+    epochs: int | None = None
     error: str | None = None
 
 
@@ -157,12 +159,18 @@ class Sweep:
             waiting.remove(job)
 
     def _start(self, job: Job, slot: int) -> None:
-        job.state, job.began = "running", time.time()
+        job.state, job.began, job.epochs = "running", time.time(), len(job.folder.epochs())
         try:
             with job.folder.appended_log(job.command) as log:
-                self._children[slot] = (job, _process(job.command, log, child_environment(self.settings, slot)))
+                environment = child_environment(self.settings, slot, self._at_once(job))
+                self._children[slot] = (job, _process(job.command, log, environment))
         except OSError as error:
             job.state, job.error = "failed", said(error)
+
+    def _at_once(self, job: Job) -> int:
+        """How many runs share the cores; finished ones count, so that a run that goes on later has as many threads."""
+        alike = [other for other in self.jobs if (other.after is None) == (job.after is None)]
+        return min(self.settings.parallel, len(alike))
 
     def _reap(self, waiting: list[Job]) -> None:
         for slot, (job, process) in list(self._children.items()):
@@ -232,11 +240,11 @@ class Sweep:
         self._requests += 1
 
 
-def child_environment(settings: Settings, slot: int) -> Mapping[str, str]:
-    """The environment of a run: its share of the processor's cores and of the devices, and who started it."""
+def child_environment(settings: Settings, slot: int, at_once: int) -> Mapping[str, str]:
+    """The environment of one of so many runs at once: its share of the cores, its device, and who started it."""
     environment = os.environ | {PARENT: f"{os.getpid()} {settings.grace}", "PYTHONUNBUFFERED": "1"}
-    if settings.parallel > 1:
-        threads = max(1, len(os.sched_getaffinity(0)) // settings.parallel)
+    if at_once > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // at_once)
         environment = {"OMP_NUM_THREADS": str(threads)} | environment
     if settings.devices:
         environment["CUDA_VISIBLE_DEVICES"] = settings.devices[slot % len(settings.devices)]

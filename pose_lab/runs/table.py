@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -99,19 +97,19 @@ class Lines:
     def begin(self, jobs: Sequence[Job]) -> None:
         """Says how much there is to do."""
         self.jobs = jobs
-        self._epochs = {job.number: len(history(job.folder)) for job in jobs}  # before a run can write the next
+        self._epochs = {job.number: len(job.folder.epochs()) for job in jobs}
         finished = sum(job.skipped for job in jobs)
         self.note(f"{len(jobs)} runs, {finished} of them finished before")
 
     def update(self) -> None:
         """Says what is new."""
         for job in self.jobs:
-            if job.state == "running" or self._states.get(job.number) == "running":
+            before, self._states[job.number] = self._states.get(job.number), job.state
+            if before != job.state == "running":
+                self._say_state(job)
+            if "running" in (before, job.state):
                 self._say_epochs(job)
-            elif job.state == "elsewhere":
-                self._epochs[job.number] = len(history(job.folder))
-            if self._states.get(job.number) != job.state:
-                self._states[job.number] = job.state
+            if job.state not in (before, "running"):
                 self._say_state(job)
 
     def note(self, text: str) -> None:
@@ -128,6 +126,7 @@ class Lines:
     def _say_state(self, job: Job) -> None:
         value = percent(best_known(job.folder, self.metric))
         if job.state == "running":
+            self._epochs[job.number] = self._epochs[job.number] if job.epochs is None else job.epochs
             self._say(job, f"started, log in {job.folder.log}")
         elif job.state == "elsewhere":
             self._say(job, "another process is training it, waiting for that one")
@@ -141,10 +140,11 @@ class Lines:
             self._say(job, job.state + (f": {job.error}" if job.error else ""))
 
     def _say_epochs(self, job: Job) -> None:
-        known = self._epochs[job.number]
-        for number, row in enumerate(history(job.folder)[known:], known + 1):
+        rows = job.folder.epochs()
+        known = min(self._epochs[job.number], len(rows))  # fewer after an older checkpoint
+        for number, row in enumerate(rows[known:], known + 1):
             self._say(job, self._epoch(job, number, row))
-            self._epochs[job.number] = number
+        self._epochs[job.number] = len(rows)
 
     def _epoch(self, job: Job, number: int, row: Mapping[str, str]) -> str:
         now = job.folder.progress()
@@ -187,14 +187,6 @@ def status_table(jobs: Sequence[Job], metric: str, tasks: Mapping[int, str]) -> 
 def coloured(state: str) -> Text:
     """A state in its colour."""
     return Text(state, style=COLOURS.get(state, "dim"))
-
-
-def history(folder: RunFolder) -> list[dict[str, str]]:
-    """The whole rows of `metrics.csv`."""
-    if not folder.history.exists():
-        return []
-    whole, _, _ = folder.history.read_text(encoding="utf-8").rpartition("\n")
-    return list(csv.DictReader(io.StringIO(whole)))
 
 
 def best_known(folder: RunFolder, metric: str) -> float | None:

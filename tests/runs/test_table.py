@@ -6,7 +6,7 @@ from rich.console import Console
 from pose_lab.runs.folder import RunFolder
 from pose_lab.runs.launcher import _quoted, swept_keys
 from pose_lab.runs.sweep import Job, Settings, child_environment, how_it_ended
-from pose_lab.runs.table import Lines, LiveTable, final_table, history, metric_of, sweep_seconds_left
+from pose_lab.runs.table import Lines, LiveTable, final_table, metric_of, sweep_seconds_left
 
 
 def job(tmp_path, number, state, **details):
@@ -66,9 +66,9 @@ def test_only_new_epochs_are_told_after_a_restart(tmp_path):
     assert "epoch 3" not in text
 
 
-def test_epochs_are_told_although_the_run_was_faster_than_the_first_look(tmp_path):
+def test_a_run_that_is_faster_than_the_first_look_is_told_in_order(tmp_path):
     fast = job(tmp_path, 1, "queued")
-    screen = Console(file=io.StringIO(), width=120)
+    screen = Console(file=io.StringIO(), width=200)
     lines = Lines(screen, "AP")
     lines.begin([fast])
     fast.state = "running"
@@ -77,24 +77,37 @@ def test_epochs_are_told_although_the_run_was_faster_than_the_first_look(tmp_pat
     lines.update()
     fast.state = "finished"
     lines.end()
-    said = [line.partition("run-1: ")[2] for line in screen.file.getvalue().splitlines()]
-    assert [words for words in said if words.startswith("epoch")] == ["epoch 1, loss 2", "epoch 2, loss 1.5, AP 25.0"]
+    said = [line.partition("run-1: ")[2].partition(" in ")[0] for line in screen.file.getvalue().splitlines()[1:]]
+    assert said == ["started, log", "epoch 1, loss 2", "epoch 2, loss 1.5, AP 25.0", "finished"]
 
 
 def test_the_epochs_of_another_process_are_not_told_by_the_one_that_takes_over(tmp_path):
-    taken = job(tmp_path, 1, "elsewhere")
+    taken = job(tmp_path, 1, "queued")
     screen = Console(file=io.StringIO(), width=120)
     lines = Lines(screen, "AP")
     lines.begin([taken])
     taken.folder.path.mkdir()
     taken.folder.history.write_text("epoch,train/loss,val/AP\n1,2.0,\n")
     lines.update()
-    taken.state = "running"
+    taken.state, taken.epochs = "running", 1  # as the scheduler counts them when it starts the run
     lines.update()
     taken.folder.history.write_text("epoch,train/loss,val/AP\n1,2.0,\n2,1.5,\n")
     lines.update()
     assert "epoch 1" not in screen.file.getvalue()
     assert "run-1: epoch 2, loss 1.5" in screen.file.getvalue()
+
+
+def test_epochs_after_an_older_checkpoint_are_told_again(tmp_path):
+    resumed = job(tmp_path, 1, "running", epochs=2)
+    resumed.folder.path.mkdir()
+    screen = Console(file=io.StringIO(), width=120)
+    lines = Lines(screen, "AP")
+    lines.begin([resumed])
+    for rows in ("1,2.0,\n2,1.8,\n", "1,2.0,\n", "1,2.0,\n2,1.7,\n"):
+        resumed.folder.history.write_text("epoch,train/loss,val/AP\n" + rows)
+        lines.update()
+    assert "run-1: epoch 2, loss 1.7" in screen.file.getvalue()
+    assert "1.8" not in screen.file.getvalue()
 
 
 def test_the_time_of_the_process_and_that_of_the_training_have_their_names(tmp_path):
@@ -118,7 +131,7 @@ def test_what_became_of_a_run_in_words():
 
 
 def test_no_history_is_no_rows(tmp_path):
-    assert history(RunFolder(tmp_path)) == []
+    assert RunFolder(tmp_path).epochs() == []
 
 
 def test_swept_keys_are_those_that_differ():
@@ -133,7 +146,7 @@ def test_paths_are_quoted_for_hydra():
 
 def test_a_run_alone_keeps_the_environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert child_environment(Settings(parallel=2), 0)["OMP_NUM_THREADS"] == "3"
+    assert child_environment(Settings(parallel=2), 0, 2)["OMP_NUM_THREADS"] == "3"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert "OMP_NUM_THREADS" not in child_environment(Settings(), 0)
-    assert child_environment(Settings(parallel=1000), 0)["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in child_environment(Settings(), 0, 1)
+    assert child_environment(Settings(parallel=1000), 0, 1000)["OMP_NUM_THREADS"] == "1"

@@ -35,10 +35,12 @@ def cluster(tmp_path_factory):
     changes = environment | {"SLURM_CONF": str(place / "slurm.conf"), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
-    yield place
-    subprocess.run([DEV_CLUSTER, "stop"], check=True)
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    try:
+        yield place
+        subprocess.run([DEV_CLUSTER, "stop"], check=True)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def free_ports(count: int) -> int:
