@@ -39,6 +39,14 @@ def pytest_xdist_make_scheduler(config, log):
     return Files(config, log)
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Chance is the same in whatever order and process a test runs."""
+    import torch  # not by the process that only shares out the tests
+
+    torch.manual_seed(0)
+
+
 def fixture_path(relative: str) -> Path:
     """A fixture's path: in `tests/fixtures`, else in `shared/parity`; skips the test if it is in neither."""
     for folder in (ROOT / "tests" / "fixtures", SHARED / "parity"):

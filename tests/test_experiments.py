@@ -56,6 +56,7 @@ def test_demo_trains_some_steps(name, tmp_path, cache):
     assert folder.status().state == "finished"
     assert 0 <= folder.metrics()["AP"] <= 1
     assert folder.metrics()["steps"] == 2
+    assert any(key.startswith("ms_") for key in folder.metrics()) == (plain.latency is not None)  # timed only if asked
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -26,11 +26,6 @@ def test_a_run_is_timed_on_its_evaluation_pictures(asked, timed, tmp_path, cache
     assert {"AP", "steps"} < numbers.keys()
 
 
-def test_a_run_is_not_timed_unless_asked(tmp_path, cache):
-    numbers = train(composed(*TINY, "training.epochs=1", results=tmp_path, cache=cache)).metrics()
-    assert not [name for name in numbers if name.startswith(("ms_", "latency"))]
-
-
 @pytest.mark.parametrize("asked", ["0", "-1", "1.5", "true", "all"])
 def test_what_is_no_number_of_pictures_is_refused_before_training(asked, tmp_path, cache):
     with pytest.raises(ValueError, match=r"latency is .*, but must be a whole number from 1 on"):
