@@ -66,9 +66,7 @@ class BottomUp(PoseMethod):
         self.flip = bool(test_time["flip"])
         sides = frame_sides(image_size, net.stride)
         for scale in self.scales:
-            Pass(scale, flip=False).scaled(
-                sides[0], sides[-1]
-            )  # refuses, before anything is trained, what leaves nothing
+            Pass(scale, flip=False).scaled(sides[0], sides[-1])  # what leaves nothing is refused before training
         for name, values in normalisation.items():
             self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
         self.register_buffer("mirrored", torch.tensor(skeleton.flip), persistent=False)

@@ -31,7 +31,7 @@ def folded(net: Net, dtype: torch.dtype = torch.float32) -> Net:
     Returns:
         The copy, in evaluation mode, without gradients.
     """
-    net = copy.deepcopy(net).eval().requires_grad_(False)
+    net = copy.deepcopy(net).eval()
     for parent in list(net.modules()):
         children = list(parent.named_children())
         for (conv_name, conv), (norm_name, norm) in itertools.pairwise(children):

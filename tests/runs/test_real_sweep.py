@@ -93,11 +93,9 @@ def test_started_again_trains_nothing(swept):
 
 def test_each_run_is_its_own_wandb_run_in_the_group_of_the_experiment(swept):
     folder, _, _ = swept
-    logged = sorted(path for path in folder.glob("*-????????/wandb/offline-run-*") if path.is_dir())
+    logged = [path for path in folder.glob("*-????????/wandb/offline-run-*") if path.is_dir()]
     assert len({path.name.split("-", 3)[-1] for path in logged}) == 4
-    texts = [
-        "\n".join(map(json.dumps, records(path))) for path in (logged[0], logged[-1])
-    ]  # trained alone; by the sweep
+    texts = ["\n".join(map(json.dumps, records(path))) for path in logged]
     assert all("kapao_bs_sweep" in text and "keypoint_box" in text and "val/AP" in text for text in texts)
     (figure,) = folder.glob("wandb/offline-run-*")
     assert "report/figure" in json.dumps(records(figure))

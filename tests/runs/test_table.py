@@ -146,7 +146,7 @@ def test_paths_are_quoted_for_hydra():
 
 def test_a_run_alone_keeps_the_environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert child_environment(Settings(parallel=2), 0, 2)["OMP_NUM_THREADS"] == "3"
+    assert child_environment(Settings(), 0, 2)["OMP_NUM_THREADS"] == "3"
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert "OMP_NUM_THREADS" not in child_environment(Settings(), 0, 1)
-    assert child_environment(Settings(parallel=1000), 0, 1000)["OMP_NUM_THREADS"] == "1"
+    assert child_environment(Settings(), 0, 1000)["OMP_NUM_THREADS"] == "1"
