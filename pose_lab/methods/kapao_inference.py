@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS
 from pose_lab.ops.boxes import clip, to_corners
+from pose_lab.ops.compiled import Array, compiled
 from pose_lab.ops.nms import suppress
 from pose_lab.ops.order import by_falling_score, rows_above, rows_where
 from pose_lab.ops.precision import full_precision
@@ -113,9 +115,7 @@ def _read(raw: Sequence[Tensor], places: Tensor, outputs: slice) -> Tensor:
 def counted(decoded: Tensor, settings: Inference) -> tuple[Tensor, Tensor]:
     """As `decode` gives them: of rows (B, R, C) those that count, (M, C), and (M,) their image."""
     rows = decoded.flatten(0, 1)
-    number = rows_above(rows[:, OBJECTNESS], settings.least_seen)
-    objectness, pose = (rows[:, column].index_select(0, number) for column in (OBJECTNESS, FIRST_CLASS + POSE))
-    number = number[rows_where(settings.counts(objectness, pose)[0])]
+    number = settings.counting(rows[:, OBJECTNESS], rows[:, FIRST_CLASS + POSE])
     return rows.index_select(0, number), number // decoded.shape[1]
 
 
@@ -196,6 +196,23 @@ class Inference:
         poses = objectness * pose > self.pose_confidence
         return poses | (objectness > self.least_objectness), poses
 
+    def counting(self, objectness: Tensor, pose: Tensor) -> Tensor:
+        """(M,) the rows that count, from columns (R,) of decoded rows; on a CPU each row is looked at once."""
+        if not objectness.is_cpu:
+            return rows_where(self.counts(objectness, pose)[0])
+        return _counting(objectness, pose, np.float32(self.pose_confidence), np.float32(self.least_objectness))
+
+
+@compiled
+def _counting(objectness: Array, pose: Array, least_pose: float, least_objectness: float) -> Array:
+    rows, count, least = np.empty(len(objectness), np.int64), 0, min(least_pose, least_objectness)
+    for row in range(len(objectness)):
+        seen = objectness[row]
+        if seen > least and (seen > least_objectness or seen * pose[row] > least_pose):
+            rows[count] = row
+            count += 1
+    return rows[:count]
+
 
 @dataclass
 class Detections:
@@ -224,15 +241,13 @@ def detect(rows: Tensor, image_index: Tensor, num_keypoints: int, settings: Infe
 
     The two kinds are suppressed apart, or share one pass with one limit of their number.
     """
-    scores, categories = rows[:, FIRST_CLASS : FIRST_CLASS + 1 + num_keypoints].max(1)
-    scores, is_pose = scores * rows[:, OBJECTNESS], categories == POSE
-    numbers = torch.arange(len(rows), device=rows.device)
-    every = Detections(numbers, image_index, to_corners(rows[:, :BOX_COLUMNS]), scores, categories)
+    boxes, scores, categories = (_scored_in_turn if rows.is_cpu else _scored)(rows, num_keypoints + 1)
+    is_pose = categories == POSE
     limits = (settings.max_candidates, settings.max_detections, settings.class_offset)
 
-    def best(enough: Tensor, max_iou: float) -> Detections:
-        found = every[rows_where(enough)]
-        return found[suppress(found.boxes, found.scores, found.categories, found.image_index, max_iou, *limits)]
+    def best(chosen: Tensor, max_iou: float) -> Detections:
+        kept = suppress(boxes, scores, categories, image_index, chosen, max_iou, *limits)
+        return Detections(kept, *(each.index_select(0, kept) for each in (image_index, boxes, scores, categories)))
 
     if settings.shares_pass:
         found = best(scores > settings.pose_confidence, settings.pose_iou)
@@ -240,6 +255,31 @@ def detect(rows: Tensor, image_index: Tensor, num_keypoints: int, settings: Infe
         return found[rows_where(is_pose)], found[rows_where(enough & ~is_pose)]
     poses = best(is_pose & (scores > settings.pose_confidence), settings.pose_iou)
     return poses, best(~is_pose & (scores > settings.keypoint_confidence), settings.keypoint_iou)
+
+
+def _scored(rows: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, 4) corners, and (M,) score and (M,) number of each row's best class."""
+    scores, categories = rows[:, FIRST_CLASS : FIRST_CLASS + num_classes].max(1)
+    return to_corners(rows[:, :BOX_COLUMNS]), scores * rows[:, OBJECTNESS], categories
+
+
+@compiled
+def _scored_in_turn(rows: Array, num_classes: int) -> tuple[Array, Array, Array]:
+    """The same on a CPU, where each row is looked at once."""
+    boxes, two = np.empty((len(rows), BOX_COLUMNS), rows.dtype), rows.dtype.type(2)
+    scores, categories = np.empty(len(rows), rows.dtype), np.empty(len(rows), np.int64)
+    for number in range(len(rows)):
+        row = rows[number]
+        best, category = row[FIRST_CLASS], 0
+        for kind in range(1, num_classes):
+            better = row[FIRST_CLASS + kind] > best
+            category = kind if better else category
+            best = row[FIRST_CLASS + kind] if better else best
+        for axis in range(2):
+            half = row[2 + axis] / two
+            boxes[number, axis], boxes[number, 2 + axis] = row[axis] - half, row[axis] + half
+        scores[number], categories[number] = best * row[OBJECTNESS], category
+    return boxes, scores, categories
 
 
 def find_people(
@@ -262,20 +302,19 @@ def find_people(
     """
     poses, objects_found = detect(rows, image_index, num_keypoints, settings)
     found = rows.index_select(0, poses.rows)[:, FIRST_CLASS + 1 + num_keypoints :]
-    frames = sizes[poses.image_index]
+    frames, maps = sizes[poses.image_index], to_original.to(rows)
     points = torch.cat((poses.boxes, found[:, : 2 * num_keypoints]), 1)
-    points = _mapped(points, to_original[poses.image_index])
+    points = _mapped(points, maps[poses.image_index])
     clipped = points[:, : BOX_COLUMNS + 4 if settings.clip_keypoints == "first_two" else BOX_COLUMNS]
     clipped.copy_(clip(clipped, frames))
     boxes, keypoints = points[:, :BOX_COLUMNS], points[:, BOX_COLUMNS:].unflatten(1, (-1, 2))
     own = found[:, 2 * num_keypoints :]
     confidences = own * poses.scores[:, None] if own.shape[1] else torch.zeros_like(keypoints[..., 0])
     if settings.fusion:
-        able = rows_where(poses.scores > settings.fusion_confidence)
-        centres = _object_centres(objects_found, to_original, sizes, settings)
-        unfused = keypoints[able], confidences[able]
-        fused = fuse(*unfused, poses.image_index[able], centres, objects_found, settings.fusion_distance)
-        keypoints[able], confidences[able] = fused
+        able = poses.scores > settings.fusion_confidence
+        centres = _object_centres(objects_found, maps, sizes, settings)
+        fused = keypoints, confidences, able, poses.image_index
+        keypoints, confidences = fuse(*fused, centres, objects_found, settings.fusion_distance)
     if settings.clip_keypoints == "all":
         keypoints = clip(keypoints, frames[:, None])
     people = Predictions(
@@ -298,32 +337,36 @@ def _rescored(people: Predictions, factors: Tensor) -> Predictions:
 @full_precision
 def _mapped(points: Tensor, maps: Tensor) -> Tensor:
     """(P, 2 n) pairs x, y moved by a map (P, 2, 3) each."""
-    maps = maps.to(points)
     pairs = points.unflatten(-1, (-1, 2))
     return torch.baddbmm(maps[:, None, :, 2], pairs, maps[:, :, :2].transpose(1, 2)).flatten(-2)
 
 
-def _object_centres(found: Detections, to_original: Tensor, sizes: Tensor, settings: Inference) -> Tensor:
+def _object_centres(found: Detections, maps: Tensor, sizes: Tensor, settings: Inference) -> Tensor:
     """(P, 2) where keypoint objects put their keypoint, in original pixels."""
-    boxes = _mapped(found.boxes, to_original[found.image_index])
+    boxes = _mapped(found.boxes, maps[found.image_index])
     if settings.clip_objects:
         boxes = clip(boxes, sizes[found.image_index])
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 def fuse(
-    keypoints: Tensor, scores: Tensor, pose_image: Tensor, centres: Tensor, found: Detections, max_distance: float
+    keypoints: Tensor,
+    scores: Tensor,
+    able: Tensor,
+    pose_image: Tensor,
+    centres: Tensor,
+    found: Detections,
+    max_distance: float,
 ) -> tuple[Tensor, Tensor]:
     """Replaces keypoints of poses by keypoint objects of the same kind nearby.
 
     Objects come by falling score; each goes to the pose whose keypoint, perhaps already replaced, is nearest at that
-    moment, and replaces it unless it was replaced before or is too far. Instead of one object after the other, all
-    decide at once from a guess of who replaced what, until the guess repeats itself: the first n objects are right
-    after n rounds, so the end is the same; chains are short.
+    moment, and replaces it unless it was replaced before or is too far.
 
     Args:
-        keypoints: (P, K, 2) of the poses that take part.
+        keypoints: (P, K, 2) of the poses.
         scores: (P, K) of these keypoints.
+        able: (P,) bool, which poses take part.
         pose_image: (P,) their image, ascending.
         centres: (Q, 2) of the keypoint objects.
         found: the keypoint objects, by image and falling score.
@@ -332,12 +375,77 @@ def fuse(
     Returns:
         (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else its own.
     """
+    way = _fuse_in_turn if keypoints.is_cpu else _fuse_at_once
+    return way(keypoints, scores, able, pose_image, centres, found, max_distance)
+
+
+def _fuse_in_turn(
+    keypoints: Tensor,
+    scores: Tensor,
+    able: Tensor,
+    pose_image: Tensor,
+    centres: Tensor,
+    found: Detections,
+    max_distance: float,
+) -> tuple[Tensor, Tensor]:
+    """As the paper says it, one object after the other."""
+    keypoints, scores = keypoints.clone(), scores.clone()
+    objects = centres, found.categories, found.scores, found.image_index
+    _replace_in_turn(keypoints, scores, able, pose_image, *objects, max_distance)
+    return keypoints, scores
+
+
+@compiled
+def _replace_in_turn(
+    keypoints: Array,
+    scores: Array,
+    able: Array,
+    pose_image: Array,
+    centres: Array,
+    categories: Array,
+    object_scores: Array,
+    object_image: Array,
+    max_distance: float,
+) -> None:
+    """Writes to `keypoints` and `scores`."""
+    replaced, first = np.zeros(scores.shape, np.bool_), 0
+    for number in range(len(centres)):
+        kind = categories[number] - 1
+        while first < len(able) and pose_image[first] < object_image[number]:
+            first += 1
+        nearest, least, distance, pose = -1, np.inf, np.inf, first
+        while pose < len(able) and pose_image[pose] == object_image[number]:
+            if able[pose]:
+                x, y = keypoints[pose, kind, 0] - centres[number, 0], keypoints[pose, kind, 1] - centres[number, 1]
+                square = x * x + y * y
+                if square < least and np.sqrt(square) < distance:  # roots may be equal where squares are not
+                    nearest, least, distance = pose, square, np.sqrt(square)
+            pose += 1
+        if distance < max_distance and not replaced[nearest, kind]:
+            keypoints[nearest, kind], scores[nearest, kind] = centres[number], object_scores[number]
+            replaced[nearest, kind] = True
+
+
+def _fuse_at_once(
+    keypoints: Tensor,
+    scores: Tensor,
+    able: Tensor,
+    pose_image: Tensor,
+    centres: Tensor,
+    found: Detections,
+    max_distance: float,
+) -> tuple[Tensor, Tensor]:
+    """The same on a GPU, without a wait for each object.
+
+    All decide at once from a guess of who replaced what, until the guess repeats itself: the first n objects are right
+    after n rounds, so the end is the same; chains are short.
+    """
     if not len(keypoints) or not len(centres):
         return keypoints, scores
     slots = _slots(keypoints, pose_image, found)
     if not slots.shape[1]:  # the poses and the objects are in different pictures
         return keypoints, scores
-    nowhere, nobody = keypoints[..., 0].numel(), len(centres)  # the last slot, of no pose; the last taker, no object
+    nowhere, nobody = scores.numel(), len(centres)  # the last slot, of no pose; the last taker, no object
     number = torch.arange(nobody, device=slots.device)
 
     def claims(distances: Tensor) -> Tensor:
@@ -348,15 +456,16 @@ def fuse(
         takers[nowhere] = nobody
         return takers
 
-    own = _distances(F.pad(keypoints.flatten(0, 1).t(), (0, 1), value=torch.inf), slots, centres)
+    own_places = keypoints.where(able[:, None, None], torch.inf).flatten(0, 1).t()
+    own = _distances(F.pad(own_places, (0, 1), value=torch.inf), slots, centres)
     places, takers, before = F.pad(centres.t(), (0, 1)), claims(own), None
     while before is None or not torch.equal(takers, before):
         taker, before = takers.index_select(0, slots.flatten()).view_as(slots), takers
         takers = claims(_distances(places, taker, centres).where(taker < number[:, None], own))
-    takers = takers[:nowhere]
-    replaced = (takers < nobody).view_as(scores)
-    keypoints = places.index_select(1, takers).t().view_as(keypoints).where(replaced[..., None], keypoints)
-    return keypoints, F.pad(found.scores, (0, 1))[takers].view_as(scores).where(replaced, scores)
+    takers = takers[:nowhere].view_as(scores)
+    replaced = takers < nobody
+    keypoints = F.pad(centres, (0, 0, 0, 1))[takers].where(replaced[..., None], keypoints)
+    return keypoints, F.pad(found.scores, (0, 1))[takers].where(replaced, scores)
 
 
 def _slots(keypoints: Tensor, pose_image: Tensor, found: Detections) -> Tensor:

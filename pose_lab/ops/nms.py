@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from pose_lab.ops.order import by_falling_score
+from pose_lab.ops.compiled import Array, compiled
+from pose_lab.ops.order import by_falling_score, rows_where
 
 _TOGETHER = 1 << 15  # boxes in one call on a GPU, whose memory grows with their square
 
@@ -22,6 +24,7 @@ def suppress(
     scores: Tensor,
     categories: Tensor,
     groups: Tensor,
+    chosen: Tensor,
     max_iou: float,
     max_candidates: int,
     max_kept: int,
@@ -36,6 +39,7 @@ def suppress(
         scores: (N,).
         categories: (N,) int64.
         groups: (N,) int64, ascending.
+        chosen: (N,) bool, which of them take part; the others might not be there.
         max_iou: a larger intersection over union is suppressed.
         max_candidates: the rows of a group that take part, by score.
         max_kept: the rows of a group that are returned, over all classes.
@@ -45,39 +49,94 @@ def suppress(
     Returns:
         (P,) rows, by group and falling score.
     """
-    if not len(boxes):
-        return torch.zeros_like(groups)
-    low, high = boxes.aminmax()
-    apart = boxes + (categories * (high - low).clamp(min=class_offset))[:, None]
-    suppress_all = _together if boxes.is_cuda else _in_turn
-    return suppress_all(apart, scores, groups, max_iou, max_candidates, max_kept)
+    rows = rows_where(chosen)
+    if not len(rows):
+        return rows
+    way = _in_turn if boxes.is_cpu else _together
+    return way(boxes, scores, categories, groups, rows, max_iou, max_candidates, max_kept, class_offset)
 
 
 def _in_turn(
-    boxes: Tensor, scores: Tensor, groups: Tensor, max_iou: float, max_candidates: int, max_kept: int
+    boxes: Tensor,
+    scores: Tensor,
+    categories: Tensor,
+    groups: Tensor,
+    rows: Tensor,
+    max_iou: float,
+    max_candidates: int,
+    max_kept: int,
+    class_offset: float,
 ) -> Tensor:
-    """One group after the other."""
-    kept, start = [], 0
-    for count in torch.bincount(groups).tolist():
-        order = torch.argsort(scores[start : start + count], descending=True, stable=True) + start
-        # whom the best rows leave alone does not depend on the others: in a crowd they alone give enough
-        for limit in (min(2 * max_kept, max_candidates), max_candidates):
-            best = order[:limit]
-            rows = nms(boxes.index_select(0, best), scores.index_select(0, best), max_iou)[:max_kept]
-            if len(rows) == max_kept or count <= limit:
+    """One box after the other."""
+    order = rows[torch.argsort(scores[rows], descending=True, stable=True)]
+    return _rows_in_turn(boxes, categories, groups, order, max_iou, max_candidates, max_kept, class_offset)
+
+
+@compiled
+def _rows_in_turn(
+    boxes: Array,
+    categories: Array,
+    groups: Array,
+    order: Array,
+    max_iou: float,
+    max_candidates: int,
+    max_kept: int,
+    class_offset: float,
+) -> Array:
+    """The rows that stay, by group and in the given order; a box meets the kept ones of its own class and group."""
+    num_groups, num_classes, low, high = 0, 0, boxes[order[0], 0], boxes[order[0], 0]
+    for row in order:
+        num_groups, num_classes = max(num_groups, groups[row] + 1), max(num_classes, categories[row] + 1)
+        for place in boxes[row]:
+            low, high = min(low, place), max(high, place)
+    offset, zero = max(high - low, boxes.dtype.type(class_offset)), boxes.dtype.type(0)
+    seen, left = np.zeros(num_groups, np.int64), np.zeros(num_groups, np.int64)
+    latest = np.full(num_groups * num_classes, -1)  # of each class the last position in `kept`; `before` has the others
+    kept, before, moved = np.empty_like(order), np.empty_like(order), np.empty((len(order), 4), boxes.dtype)
+    count = 0
+    for row in order:
+        group = groups[row]
+        seen[group] += 1
+        if seen[group] > max_candidates or left[group] == max_kept:
+            continue
+        shift = boxes.dtype.type(categories[row]) * offset
+        x1, y1, x2, y2 = boxes[row, 0] + shift, boxes[row, 1] + shift, boxes[row, 2] + shift, boxes[row, 3] + shift
+        chain = group * num_classes + categories[row]
+        other = latest[chain]
+        while other >= 0:
+            box = moved[other]
+            width, height = min(x2, box[2]) - max(x1, box[0]), min(y2, box[3]) - max(y1, box[1])
+            inside = max(width, zero) * max(height, zero)
+            both = (x2 - x1) * (y2 - y1) + (box[2] - box[0]) * (box[3] - box[1])
+            if inside / (both - inside) > max_iou:
                 break
-        kept.append(best.index_select(0, rows))
-        start += count
-    return torch.cat(kept)
+            other = before[other]
+        if other < 0:
+            kept[count], before[count], moved[count] = row, latest[chain], (x1, y1, x2, y2)
+            latest[chain] = count
+            left[group] += 1
+            count += 1
+    return kept[:count] if num_groups == 1 else kept[:count][np.argsort(groups[kept[:count]], kind="mergesort")]
 
 
 def _together(
-    boxes: Tensor, scores: Tensor, groups: Tensor, max_iou: float, max_candidates: int, max_kept: int
+    boxes: Tensor,
+    scores: Tensor,
+    categories: Tensor,
+    groups: Tensor,
+    rows: Tensor,
+    max_iou: float,
+    max_candidates: int,
+    max_kept: int,
+    class_offset: float,
 ) -> Tensor:
-    """The same with few calls, so that a GPU does not wait for the host in every group.
+    """The same on a GPU, with few calls, so that it does not wait for the host in every group.
 
-    Groups are moved apart in double precision, where that rounds nothing.
+    Classes are moved apart. So are groups, in double precision, where that rounds nothing.
     """
+    boxes, scores, categories, groups = (values.index_select(0, rows) for values in (boxes, scores, categories, groups))
+    low, high = boxes.aminmax()
+    boxes = boxes + (categories * (high - low).clamp(min=class_offset))[:, None]
     order = by_falling_score(groups, scores)
     counts = torch.bincount(groups).tolist()
     low, high = boxes.aminmax()
@@ -87,7 +146,7 @@ def _together(
     falling = torch.arange(len(order), 0, -1, dtype=apart.dtype, device=apart.device)
     parts = order.split(_parts([min(count, max_candidates) for count in counts]))
     found = torch.cat([part[nms(apart[part], falling[: len(part)], max_iou)] for part in parts])
-    return found[ranks(groups[found]) < max_kept]
+    return rows[found[ranks(groups[found]) < max_kept]]
 
 
 def _parts(counts: list[int]) -> list[int]:

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from benchmarks import bench_kapao as bench
+from pose_lab.methods import kapao_inference
 from pose_lab.methods.kapao import published_map
-from pose_lab.methods.kapao_inference import Inference, counted, decode, detect, find_people
+from pose_lab.methods.kapao_inference import Detections, Inference, counted, decode, detect, find_people, fuse
 from pose_lab.methods.kapao_scene import scene
+from pose_lab.ops import nms
 from tests.conftest import ROOT
 from tests.methods.kapao_cases import PUBLISHED, fixture, inference, net
 
@@ -24,6 +26,16 @@ def num_keypoints(rows):
     return (rows.shape[1] - 6) // 3
 
 
+@pytest.fixture(params=["in turn", "at once"])
+def way(request, monkeypatch):
+    """How a CPU finds people, and what a GPU does, on the CPU."""
+    if request.param == "at once":
+        monkeypatch.setattr(nms, "_in_turn", nms._together)
+        monkeypatch.setattr(kapao_inference, "_scored_in_turn", kapao_inference._scored)
+        monkeypatch.setattr(kapao_inference, "_fuse_in_turn", kapao_inference._fuse_at_once)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("case", CASES)
 def test_objects_after_suppression(case):
     data, settings, rows, image_index = load(case)
@@ -38,6 +50,7 @@ def test_objects_after_suppression(case):
     assert torch.equal(values, data["kp_dets"])
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("case", CASES)
 def test_people_equal_published(case):
     data, settings, rows, image_index = load(case)
@@ -95,6 +108,31 @@ def test_only_rows_that_can_become_poses_have_keypoints():
     can_be_pose = rows[:, 4] * rows[:, 5] > settings.pose_confidence
     assert 0 < can_be_pose.sum() < len(rows)
     assert torch.equal((rows[:, 11:] != 0).any(1), can_be_pose)
+
+
+@pytest.mark.parametrize("settings", [inference(), inference(pose_confidence=0.3, keypoint_confidence=0.01)])
+def test_rows_that_count_are_those_of_the_rule(settings):
+    objectness, pose = torch.rand(2, 2000, generator=torch.Generator().manual_seed(0)).square()
+    objectness[::9], objectness[1::9], pose[1::9] = settings.keypoint_confidence, settings.pose_confidence, 1
+    number = settings.counting(objectness, pose)
+    assert 0 < len(number) < 2000
+    assert torch.equal(number, settings.counts(objectness, pose)[0].nonzero()[:, 0])
+
+
+@pytest.mark.parametrize("able", [0.0, 0.6, 1.0])
+def test_fusion_at_once_is_fusion_in_turn(able):
+    """Crowded pictures, some without poses or objects, with ties and with poses that take no part."""
+    generator = torch.Generator().manual_seed(1)
+    pose_image, object_image = torch.tensor([0] * 9 + [2] * 8), torch.tensor([0] * 150 + [1] * 20 + [2] * 130)
+    keypoints = torch.randint(0, 12, (17, 3, 2), generator=generator).float()
+    scores, takes_part = torch.rand(17, 3, generator=generator), torch.rand(17, generator=generator) < able
+    centres = torch.randint(0, 12, (300, 2), generator=generator).float() + 0.25
+    kinds = torch.randint(1, 4, (300,), generator=generator)
+    objects = Detections(torch.arange(300), object_image, torch.zeros(300, 4), torch.rand(300), kinds)
+    arguments = (keypoints, scores, takes_part, pose_image, centres, objects, 3.0)
+    in_turn, at_once = fuse(*arguments), kapao_inference._fuse_at_once(*arguments)
+    assert all(torch.equal(one, other) for one, other in zip(in_turn, at_once, strict=True))
+    assert torch.equal((in_turn[0] != keypoints).any(2).any(1), takes_part)
 
 
 def test_the_timed_crowd_is_the_one_described():

@@ -32,7 +32,16 @@ def one_by_one(boxes, scores, categories, image_index, max_iou, max_candidates, 
 def test_equals_suppression_one_by_one(max_iou, max_candidates, max_kept):
     objects = random_objects(600, images=3, classes=4)
     expected = one_by_one(*objects, max_iou, max_candidates, max_kept, 4096.0)
-    assert torch.equal(suppress(*objects, max_iou, max_candidates, max_kept, 4096.0), expected)
+    chosen = torch.ones(600, dtype=torch.bool)
+    assert torch.equal(suppress(*objects, chosen, max_iou, max_candidates, max_kept, 4096.0), expected)
+
+
+def test_boxes_that_are_not_chosen_might_not_be_there():
+    objects = random_objects(600, images=3, classes=4)
+    chosen = torch.rand(600, generator=torch.Generator().manual_seed(1)) < 0.4
+    rows = chosen.nonzero()[:, 0]
+    expected = rows[one_by_one(*(values[chosen] for values in objects), 0.3, 50, 20, 4096.0)]
+    assert torch.equal(suppress(*objects, chosen, 0.3, 50, 20, 4096.0), expected)
 
 
 @pytest.mark.parametrize("together", [1 << 15, 150])
@@ -41,7 +50,8 @@ def test_pictures_together_equal_pictures_in_turn(monkeypatch, together, max_can
     """What a GPU does, on the CPU."""
     monkeypatch.setattr(module, "_TOGETHER", together)
     objects = random_objects(600, images=4, classes=3)
-    arguments = (0.4, max_candidates, max_kept, 4096.0)
+    chosen = torch.rand(600, generator=torch.Generator().manual_seed(1)) < 0.8
+    arguments = (chosen, 0.4, max_candidates, max_kept, 4096.0)
     expected = suppress(*objects, *arguments)
     monkeypatch.setattr(module, "_in_turn", module._together)
     assert torch.equal(suppress(*objects, *arguments), expected)
@@ -52,13 +62,13 @@ def test_boxes_in_whole_pixels_at_the_threshold():
     boxes = torch.tensor([[0.0, 0, 3, 1], [2, 0, 5, 1]])
     zeros = torch.zeros(2, dtype=torch.int64)
     scores = torch.tensor([0.9, 0.8])
-    kept = suppress(boxes, scores, zeros, zeros, 0.2, 10, 10, 0.0)
+    kept = suppress(boxes, scores, zeros, zeros, torch.ones(2, dtype=torch.bool), 0.2, 10, 10, 0.0)
     assert torch.equal(kept, nms(boxes, scores, 0.2))
 
 
 def test_nothing():
     none = torch.zeros(0, dtype=torch.int64)
-    assert suppress(torch.zeros(0, 4), torch.zeros(0), none, none, 0.5, 10, 10, 4096.0).tolist() == []
+    assert suppress(torch.zeros(0, 4), torch.zeros(0), none, none, none.bool(), 0.5, 10, 10, 4096.0).tolist() == []
 
 
 def test_ranks():
