@@ -35,20 +35,20 @@ def numbers_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
-def milliseconds(action: Callable[[], Any]) -> float:
-    """Of the processor, in all threads."""
-    start = time.process_time()
+def milliseconds(action: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> float:
+    """Of the processor, in all threads together, or of another clock."""
+    start = clock()
     action()
-    return 1000 * (time.process_time() - start)
+    return 1000 * (clock() - start)
 
 
 def batch_of(images: int, size: int, per_image: int) -> Batch:

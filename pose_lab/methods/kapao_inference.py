@@ -302,7 +302,8 @@ def find_people(
     """
     poses, objects_found = detect(rows, image_index, num_keypoints, settings)
     found = rows.index_select(0, poses.rows)[:, FIRST_CLASS + 1 + num_keypoints :]
-    frames, maps = sizes[poses.image_index], to_original.to(rows)
+    sizes, maps = sizes.to(rows), to_original.to(rows)
+    frames = sizes[poses.image_index]
     points = torch.cat((poses.boxes, found[:, : 2 * num_keypoints]), 1)
     points = _mapped(points, maps[poses.image_index])
     clipped = points[:, : BOX_COLUMNS + 4 if settings.clip_keypoints == "first_two" else BOX_COLUMNS]
@@ -408,19 +409,19 @@ def _replace_in_turn(
     max_distance: float,
 ) -> None:
     """Writes to `keypoints` and `scores`."""
-    replaced, first = np.zeros(scores.shape, np.bool_), 0
+    replaced, poses, first = np.zeros(scores.shape, np.bool_), np.flatnonzero(able), 0
     for number in range(len(centres)):
         kind = categories[number] - 1
-        while first < len(able) and pose_image[first] < object_image[number]:
+        while first < len(poses) and pose_image[poses[first]] < object_image[number]:
             first += 1
-        nearest, least, distance, pose = -1, np.inf, np.inf, first
-        while pose < len(able) and pose_image[pose] == object_image[number]:
-            if able[pose]:
-                x, y = keypoints[pose, kind, 0] - centres[number, 0], keypoints[pose, kind, 1] - centres[number, 1]
-                square = x * x + y * y
-                if square < least and np.sqrt(square) < distance:  # roots may be equal where squares are not
-                    nearest, least, distance = pose, square, np.sqrt(square)
-            pose += 1
+        nearest, least, distance = -1, np.inf, np.inf
+        for pose in poses[first:]:
+            if pose_image[pose] > object_image[number]:
+                break
+            x, y = keypoints[pose, kind, 0] - centres[number, 0], keypoints[pose, kind, 1] - centres[number, 1]
+            square = x * x + y * y
+            if square < least and np.sqrt(square) < distance:  # roots may be equal where squares are not
+                nearest, least, distance = pose, square, np.sqrt(square)
         if distance < max_distance and not replaced[nearest, kind]:
             keypoints[nearest, kind], scores[nearest, kind] = centres[number], object_scores[number]
             replaced[nearest, kind] = True

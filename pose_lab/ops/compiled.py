@@ -17,8 +17,8 @@ Array: TypeAlias = NDArray[Any]  # what a loop is given for a tensor
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """Lets numba compile a function at its first call; it computes as numpy does, in the types of its arguments.
 
-    The function is written for arrays and numbers. It is called with tensors on the CPU without gradients, whose memory it works on, and
-    the arrays that it returns come back as tensors.
+    The function is written for arrays and numbers. It is called with tensors on the CPU that need no gradient, works on
+    their memory, and the arrays that it returns come back as tensors.
 
     The machine code is kept beside the source file, or in the user's cache where that folder is read-only; the first
     call of all takes some seconds. Numba is imported then, so that processes without such loops start sooner.
