@@ -49,7 +49,8 @@ def save(report: Report, path: Path) -> None:
 
 def draw(report: Report) -> Figure:
     """The figure; needs at least one finished run."""
-    bars = len(report.rows) + len(report.published_rows) if report.axis is None and not report.profile_columns else 0
+    barred = report.axis is None and not report.profile_columns and report.keys != SEARCH_KEYS
+    bars = len(report.rows) + len(report.published_rows) if barred else 0
     figure = Figure(figsize=(6.4, max(4.4, BAR * bars)), layout="constrained")
     y_label = f"{report.metric} (%) on {report.facts['data']}, {report.facts['scale']} scale"
     if report.keys == SEARCH_KEYS:
@@ -224,7 +225,7 @@ def _panels(figure: Figure, report: Report) -> None:
     for axes, (field, rows) in zip(grid.flat, fields.items(), strict=False):
         places = Places([row.settings["value"] for row in rows])
         _scale(axes, places)
-        axes.tick_params(axis="x", labelsize=7)
+        axes.tick_params(axis="x", labelsize=7, rotation=45 if places.logarithmic else 0)
         axes.set_title(field.replace("_", " ").replace("iou", "IoU"), fontsize=9)
         axes.grid(axis="y")
         _curve(axes, report, "value", places, rows, "", COLOURS[0])
