@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, threads, training_step
+from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, training_step, with_threads
 from pose_lab.methods.bottom_up_scene import crowd, tagged_maps
 from pose_lab.methods.higherhrnet import Candidates, Found, HigherHRNet, Inference, find
 from pose_lab.nets.higherhrnet import HigherHRNet as Network
@@ -91,7 +91,7 @@ def step(images: int, size: int, repeats: int = 5, **changes: Any) -> list[dict[
 
 def measure() -> list[dict[str, Any]]:
     """All rows of this benchmark."""
-    with threads(1):
+    with with_threads(1):
         small = {"width": 12, "modules": [1, 1], "blocks": 2, "stem": 16, "stem_blocks": 1, "residual_blocks": 1}
         return post_processing() + step(8, 96, **small) + step(1, 256, repeats=3)
 

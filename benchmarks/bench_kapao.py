@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.kapao_outputs import outputs_of
 from benchmarks.kapao_reference import people_of
-from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, threads, training_step
+from benchmarks.steps import batch_of, config_of, milliseconds, net_of, numbers_of, training_step, with_threads
 from pose_lab.methods.kapao import Kapao
 from pose_lab.methods.kapao_inference import Inference, counted, decode, find_people
 from pose_lab.methods.kapao_scene import scene
@@ -127,9 +127,9 @@ def forward(size: int, width: float, repeats: int = 10) -> list[dict[str, Any]]:
 
 def measure() -> list[dict[str, Any]]:
     """All rows of this benchmark."""
-    with threads(1):
-        rows = post_processing() + decoding() + step(32, 128, 0.25) + step(2, 640, 0.5, repeats=3)
-    with threads(len(os.sched_getaffinity(0))):
+    with with_threads(1):
+        rows = post_processing() + decoding() + step(32, 128, 0.25) + step(2, 640, 0.5, repeats=3) + forward(640, 0.5)
+    with with_threads(len(os.sched_getaffinity(0))):
         return rows + forward(640, 0.5)
 
 

@@ -35,7 +35,8 @@ def numbers_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def with_threads(count: int) -> Iterator[None]:
+    """Torch computes with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -45,7 +46,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def milliseconds(action: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> float:
-    """Of the processor, in all threads together, or of another clock."""
+    """Milliseconds of `clock`; by default the processor time of all threads."""
     start = clock()
     action()
     return 1000 * (clock() - start)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pose_lab.nets.csp import BOX_COLUMNS, FIRST_CLASS, OBJECTNESS
 from pose_lab.ops.boxes import clip, to_corners
-from pose_lab.ops.compiled import Array, compiled
+from pose_lab.ops.compiled import Array, compiled, in_loops
 from pose_lab.ops.nms import suppress
 from pose_lab.ops.order import by_falling_score, rows_above, rows_where
 from pose_lab.ops.precision import full_precision
@@ -88,9 +88,9 @@ def _places(raw: Sequence[Tensor], settings: Inference | None) -> tuple[Tensor, 
         number = poses = torch.arange(scores.shape[1], device=scores.device)
     else:
         likely = rows_above(scores[0], _logit(settings.least_seen) - 0.01)  # more than rounding
-        counts, can_be_pose = settings.counts(*scores.index_select(1, likely).sigmoid())
-        kept = rows_where(counts)
-        number, poses = likely[kept], rows_where(can_be_pose[kept])
+        objectness, pose = scores.index_select(1, likely).sigmoid()
+        kept = settings.counting(objectness, pose)
+        number, poses = likely[kept], rows_where((objectness * pose)[kept] > settings.pose_confidence)
     planes, per_cell = raw[0].shape[0] * raw[0].shape[1], raw[0].shape[1]
     cells = [part.shape[3] * part.shape[4] for part in raw]
     starts = [planes * sum(cells[:level]) for level in range(len(cells))]
@@ -191,21 +191,18 @@ class Inference:
         """The objectness that every row must exceed."""
         return min(self.pose_confidence, self.least_objectness)
 
-    def counts(self, objectness: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
-        """Which rows can become objects, and which poses, from objectness and class of poses: a class is at most 1."""
-        poses = objectness * pose > self.pose_confidence
-        return poses | (objectness > self.least_objectness), poses
-
     def counting(self, objectness: Tensor, pose: Tensor) -> Tensor:
-        """(M,) the rows that count, from columns (R,) of decoded rows; on a CPU each row is looked at once."""
-        if not objectness.is_cpu:
-            return rows_where(self.counts(objectness, pose)[0])
-        return _counting(objectness, pose, np.float32(self.pose_confidence), np.float32(self.least_objectness))
+        """(M,) the rows that can become objects, from objectness (R,) and class of poses (R,): a class is at most 1."""
+        limits = self.least_objectness, self.pose_confidence
+        if in_loops(objectness):
+            return _counting(objectness.detach(), pose.detach(), *limits)
+        return rows_where((objectness > limits[0]) | (objectness * pose > limits[1]))
 
 
-@compiled
-def _counting(objectness: Array, pose: Array, least_pose: float, least_objectness: float) -> Array:
-    rows, count, least = np.empty(len(objectness), np.int64), 0, min(least_pose, least_objectness)
+@compiled("int64[:](float32[:], float32[:], float32, float32)")
+def _counting(objectness: Array, pose: Array, least_objectness: float, least_pose: float) -> Array:
+    """Looks once at each row, also where rows lie apart in memory."""
+    rows, count, least = np.empty(len(objectness), np.int64), 0, min(least_objectness, least_pose)
     for row in range(len(objectness)):
         seen = objectness[row]
         if seen > least and (seen > least_objectness or seen * pose[row] > least_pose):
@@ -237,11 +234,12 @@ class Detections:
 
 
 def detect(rows: Tensor, image_index: Tensor, num_keypoints: int, settings: Inference) -> tuple[Detections, Detections]:
-    """Pose objects and keypoint objects among decoded rows (M, C): the best class of each, then suppression.
+    """Pose objects and keypoint objects among decoded rows (M, C) float32: the best class of each, then suppression.
 
-    The two kinds are suppressed apart, or share one pass with one limit of their number.
+    The two kinds are suppressed apart, or share one pass with one limit of their number. Rows with NaN may hide others.
     """
-    boxes, scores, categories = (_scored_in_turn if rows.is_cpu else _scored)(rows, num_keypoints + 1)
+    centred, objectness, classes = rows[:, : FIRST_CLASS + 1 + num_keypoints].tensor_split((OBJECTNESS, FIRST_CLASS), 1)
+    boxes, scores, categories = (_scored_in_turn if in_loops(rows) else _scored)(centred, objectness, classes)
     is_pose = categories == POSE
     limits = (settings.max_candidates, settings.max_detections, settings.class_offset)
 
@@ -257,28 +255,27 @@ def detect(rows: Tensor, image_index: Tensor, num_keypoints: int, settings: Infe
     return poses, best(~is_pose & (scores > settings.keypoint_confidence), settings.keypoint_iou)
 
 
-def _scored(rows: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(M, 4) corners, and (M,) score and (M,) number of each row's best class."""
-    scores, categories = rows[:, FIRST_CLASS : FIRST_CLASS + num_classes].max(1)
-    return to_corners(rows[:, :BOX_COLUMNS]), scores * rows[:, OBJECTNESS], categories
+def _scored(centred: Tensor, objectness: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, 4) corners of boxes (M, 4), and (M,) score and (M,) number of the best of the classes (M, K + 1)."""
+    scores, categories = classes.max(1)
+    return to_corners(centred), scores * objectness[:, 0], categories
 
 
-@compiled
-def _scored_in_turn(rows: Array, num_classes: int) -> tuple[Array, Array, Array]:
-    """The same on a CPU, where each row is looked at once."""
-    boxes, two = np.empty((len(rows), BOX_COLUMNS), rows.dtype), rows.dtype.type(2)
-    scores, categories = np.empty(len(rows), rows.dtype), np.empty(len(rows), np.int64)
-    for number in range(len(rows)):
-        row = rows[number]
-        best, category = row[FIRST_CLASS], 0
-        for kind in range(1, num_classes):
-            better = row[FIRST_CLASS + kind] > best
+@compiled("Tuple((float32[:, :], float32[:], int64[:]))(float32[:, :], float32[:, :], float32[:, :])")
+def _scored_in_turn(centred: Array, objectness: Array, classes: Array) -> tuple[Array, Array, Array]:
+    """As `_scored`; looks once at each row."""
+    boxes, scores = np.empty((len(classes), 4), np.float32), np.empty(len(classes), np.float32)
+    categories, two = np.empty(len(classes), np.int64), np.float32(2)
+    for row in range(len(classes)):
+        best, category = classes[row, 0], 0
+        for kind in range(1, classes.shape[1]):
+            better = classes[row, kind] > best
             category = kind if better else category
-            best = row[FIRST_CLASS + kind] if better else best
+            best = classes[row, kind] if better else best
         for axis in range(2):
-            half = row[2 + axis] / two
-            boxes[number, axis], boxes[number, 2 + axis] = row[axis] - half, row[axis] + half
-        scores[number], categories[number] = best * row[OBJECTNESS], category
+            half = centred[row, 2 + axis] / two
+            boxes[row, axis], boxes[row, 2 + axis] = centred[row, axis] - half, centred[row, axis] + half
+        scores[row], categories[row] = best * objectness[row, 0], category
     return boxes, scores, categories
 
 
@@ -312,10 +309,10 @@ def find_people(
     own = found[:, 2 * num_keypoints :]
     confidences = own * poses.scores[:, None] if own.shape[1] else torch.zeros_like(keypoints[..., 0])
     if settings.fusion:
-        able = poses.scores > settings.fusion_confidence
+        takes_part = poses.scores > settings.fusion_confidence
         centres = _object_centres(objects_found, maps, sizes, settings)
-        fused = keypoints, confidences, able, poses.image_index
-        keypoints, confidences = fuse(*fused, centres, objects_found, settings.fusion_distance)
+        unfused = keypoints, confidences, takes_part, poses.image_index
+        keypoints, confidences = fuse(*unfused, centres, objects_found, settings.fusion_distance)
     if settings.clip_keypoints == "all":
         keypoints = clip(keypoints, frames[:, None])
     people = Predictions(
@@ -353,7 +350,7 @@ def _object_centres(found: Detections, maps: Tensor, sizes: Tensor, settings: In
 def fuse(
     keypoints: Tensor,
     scores: Tensor,
-    able: Tensor,
+    takes_part: Tensor,
     pose_image: Tensor,
     centres: Tensor,
     found: Detections,
@@ -367,7 +364,7 @@ def fuse(
     Args:
         keypoints: (P, K, 2) of the poses.
         scores: (P, K) of these keypoints.
-        able: (P,) bool, which poses take part.
+        takes_part: (P,) bool, which poses do.
         pose_image: (P,) their image, ascending.
         centres: (Q, 2) of the keypoint objects.
         found: the keypoint objects, by image and falling score.
@@ -376,31 +373,21 @@ def fuse(
     Returns:
         (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else its own.
     """
-    way = _fuse_in_turn if keypoints.is_cpu else _fuse_at_once
-    return way(keypoints, scores, able, pose_image, centres, found, max_distance)
-
-
-def _fuse_in_turn(
-    keypoints: Tensor,
-    scores: Tensor,
-    able: Tensor,
-    pose_image: Tensor,
-    centres: Tensor,
-    found: Detections,
-    max_distance: float,
-) -> tuple[Tensor, Tensor]:
-    """As the paper says it, one object after the other."""
+    if not in_loops(keypoints):
+        return _fuse_at_once(keypoints, scores, takes_part, pose_image, centres, found, max_distance)
     keypoints, scores = keypoints.clone(), scores.clone()
     objects = centres, found.categories, found.scores, found.image_index
-    _replace_in_turn(keypoints, scores, able, pose_image, *objects, max_distance)
+    _fuse_in_turn(keypoints, scores, rows_where(takes_part), pose_image, *objects, max_distance)
     return keypoints, scores
 
 
-@compiled
-def _replace_in_turn(
+@compiled(
+    "void(float32[:, :, :], float32[:, :], int64[:], int64[:], float32[:, :], int64[:], float32[:], int64[:], float32)"
+)
+def _fuse_in_turn(
     keypoints: Array,
     scores: Array,
-    able: Array,
+    poses: Array,
     pose_image: Array,
     centres: Array,
     categories: Array,
@@ -408,8 +395,8 @@ def _replace_in_turn(
     object_image: Array,
     max_distance: float,
 ) -> None:
-    """Writes to `keypoints` and `scores`."""
-    replaced, poses, first = np.zeros(scores.shape, np.bool_), np.flatnonzero(able), 0
+    """Writes to keypoints and scores of the poses given."""
+    replaced, first = np.zeros(scores.shape, np.bool_), 0
     for number in range(len(centres)):
         kind = categories[number] - 1
         while first < len(poses) and pose_image[poses[first]] < object_image[number]:
@@ -430,23 +417,24 @@ def _replace_in_turn(
 def _fuse_at_once(
     keypoints: Tensor,
     scores: Tensor,
-    able: Tensor,
+    takes_part: Tensor,
     pose_image: Tensor,
     centres: Tensor,
     found: Detections,
     max_distance: float,
 ) -> tuple[Tensor, Tensor]:
-    """The same on a GPU, without a wait for each object.
+    """As `_fuse_in_turn`, without a GPU's wait for each object.
 
     All decide at once from a guess of who replaced what, until the guess repeats itself: the first n objects are right
     after n rounds, so the end is the same; chains are short.
     """
-    if not len(keypoints) or not len(centres):
+    poses, (people, kinds) = rows_where(takes_part), scores.shape
+    if not len(poses) or not len(centres):
         return keypoints, scores
-    slots = _slots(keypoints, pose_image, found)
+    slots = _slots(pose_image[poses], kinds, found)
     if not slots.shape[1]:  # the poses and the objects are in different pictures
         return keypoints, scores
-    nowhere, nobody = scores.numel(), len(centres)  # the last slot, of no pose; the last taker, no object
+    nowhere, nobody = len(poses) * kinds, len(centres)  # the last slot, of no pose; the last taker, no object
     number = torch.arange(nobody, device=slots.device)
 
     def claims(distances: Tensor) -> Tensor:
@@ -457,25 +445,24 @@ def _fuse_at_once(
         takers[nowhere] = nobody
         return takers
 
-    own_places = keypoints.where(able[:, None, None], torch.inf).flatten(0, 1).t()
-    own = _distances(F.pad(own_places, (0, 1), value=torch.inf), slots, centres)
+    own = _distances(F.pad(keypoints[poses].flatten(0, 1).t(), (0, 1), value=torch.inf), slots, centres)
     places, takers, before = F.pad(centres.t(), (0, 1)), claims(own), None
     while before is None or not torch.equal(takers, before):
         taker, before = takers.index_select(0, slots.flatten()).view_as(slots), takers
         takers = claims(_distances(places, taker, centres).where(taker < number[:, None], own))
-    takers = takers[:nowhere].view_as(scores)
+    takers = number.new_full((people, kinds), nobody).index_copy(0, poses, takers[:nowhere].view(-1, kinds))
     replaced = takers < nobody
     keypoints = F.pad(centres, (0, 0, 0, 1))[takers].where(replaced[..., None], keypoints)
     return keypoints, F.pad(found.scores, (0, 1))[takers].where(replaced, scores)
 
 
-def _slots(keypoints: Tensor, pose_image: Tensor, found: Detections) -> Tensor:
+def _slots(pose_image: Tensor, kinds: int, found: Detections) -> Tensor:
     """(Q, S) the number p K + k of the keypoints that an object can replace, P K where its image has fewer poses."""
     first = torch.searchsorted(pose_image, found.image_index)
     count = torch.searchsorted(pose_image, found.image_index, right=True) - first
     pose = torch.arange(int(count.max()), device=count.device)
-    slots = (first * keypoints.shape[1] + found.categories - 1)[:, None] + pose * keypoints.shape[1]
-    return slots.where(pose < count[:, None], keypoints[..., 0].numel())
+    slots = (first * kinds + found.categories - 1)[:, None] + pose * kinds
+    return slots.where(pose < count[:, None], len(pose_image) * kinds)
 
 
 def _distances(places: Tensor, index: Tensor, centres: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from pose_lab.ops.compiled import Array, compiled
+from pose_lab.ops.compiled import Array, compiled, in_loops
 from pose_lab.ops.order import by_falling_score, rows_where
 
 _TOGETHER = 1 << 15  # boxes in one call on a GPU, whose memory grows with their square
@@ -35,8 +35,8 @@ def suppress(
     Groups have nothing to do with each other: the pictures of a batch, say. Equal scores keep the order of the rows.
 
     Args:
-        boxes: (N, 4) float32 xyxy.
-        scores: (N,).
+        boxes: (N, 4) float32 xyxy, without NaN.
+        scores: (N,) float32.
         categories: (N,) int64.
         groups: (N,) int64, ascending.
         chosen: (N,) bool, which of them take part; the others might not be there.
@@ -52,28 +52,15 @@ def suppress(
     rows = rows_where(chosen)
     if not len(rows):
         return rows
-    way = _in_turn if boxes.is_cpu else _together
-    return way(boxes, scores, categories, groups, rows, max_iou, max_candidates, max_kept, class_offset)
-
-
-def _in_turn(
-    boxes: Tensor,
-    scores: Tensor,
-    categories: Tensor,
-    groups: Tensor,
-    rows: Tensor,
-    max_iou: float,
-    max_candidates: int,
-    max_kept: int,
-    class_offset: float,
-) -> Tensor:
-    """One box after the other."""
+    limits = max_iou, max_candidates, max_kept, class_offset
+    if not in_loops(boxes):
+        return _together(boxes, scores, categories, groups, rows, *limits)
     order = rows[torch.argsort(scores[rows], descending=True, stable=True)]
-    return _rows_in_turn(boxes, categories, groups, order, max_iou, max_candidates, max_kept, class_offset)
+    return _in_turn(boxes, categories, groups, order, *limits)
 
 
-@compiled
-def _rows_in_turn(
+@compiled("int64[:](float32[:, :], int64[:], int64[:], int64[:], float64, int64, int64, float32)")
+def _in_turn(
     boxes: Array,
     categories: Array,
     groups: Array,
@@ -87,19 +74,19 @@ def _rows_in_turn(
     num_groups, num_classes, low, high = 0, 0, boxes[order[0], 0], boxes[order[0], 0]
     for row in order:
         num_groups, num_classes = max(num_groups, groups[row] + 1), max(num_classes, categories[row] + 1)
-        for place in boxes[row]:
-            low, high = min(low, place), max(high, place)
-    offset, zero = max(high - low, boxes.dtype.type(class_offset)), boxes.dtype.type(0)
+        for side in range(4):
+            low, high = min(low, boxes[row, side]), max(high, boxes[row, side])
+    offset, zero = max(high - low, class_offset), np.float32(0)
     seen, left = np.zeros(num_groups, np.int64), np.zeros(num_groups, np.int64)
     latest = np.full(num_groups * num_classes, -1)  # of each class the last position in `kept`; `before` has the others
-    kept, before, moved = np.empty_like(order), np.empty_like(order), np.empty((len(order), 4), boxes.dtype)
+    kept, before, moved = np.empty_like(order), np.empty_like(order), np.empty((len(order), 4), np.float32)
     count = 0
     for row in order:
         group = groups[row]
         seen[group] += 1
         if seen[group] > max_candidates or left[group] == max_kept:
             continue
-        shift = boxes.dtype.type(categories[row]) * offset
+        shift = np.float32(categories[row]) * offset
         x1, y1, x2, y2 = boxes[row, 0] + shift, boxes[row, 1] + shift, boxes[row, 2] + shift, boxes[row, 3] + shift
         chain = group * num_classes + categories[row]
         other = latest[chain]
@@ -112,11 +99,16 @@ def _rows_in_turn(
                 break
             other = before[other]
         if other < 0:
-            kept[count], before[count], moved[count] = row, latest[chain], (x1, y1, x2, y2)
+            kept[count], before[count] = row, latest[chain]
+            moved[count, 0], moved[count, 1], moved[count, 2], moved[count, 3] = x1, y1, x2, y2
             latest[chain] = count
             left[group] += 1
             count += 1
-    return kept[:count] if num_groups == 1 else kept[:count][np.argsort(groups[kept[:count]], kind="mergesort")]
+    rows, start = np.empty(count, np.int64), np.cumsum(left) - left
+    for row in kept[:count]:
+        rows[start[groups[row]]] = row
+        start[groups[row]] += 1
+    return rows
 
 
 def _together(
@@ -130,9 +122,10 @@ def _together(
     max_kept: int,
     class_offset: float,
 ) -> Tensor:
-    """The same on a GPU, with few calls, so that it does not wait for the host in every group.
+    """As `_in_turn` with few calls, so that a GPU does not wait for the host in every group.
 
-    Classes are moved apart. So are groups, in double precision, where that rounds nothing.
+    Classes are moved apart. So are groups, in double precision, where that rounds nothing; an overlap of just `max_iou`
+    may therefore be judged otherwise than in float32.
     """
     boxes, scores, categories, groups = (values.index_select(0, rows) for values in (boxes, scores, categories, groups))
     low, high = boxes.aminmax()

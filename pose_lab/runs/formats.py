@@ -93,7 +93,8 @@ def markdown(report: Report) -> str:
     lines = ["| " + " | ".join(line) + " |" for line in [header, [_rule(name) for name in header], *rows]]
     parts = [f"# {report.title}", _facts(report), "\n".join(lines), _note(report), *map(_failure, report.failed)]
     if any(report.metric in row.estimates for row in report.rows):
-        shown = report.axis_label if report.profile else f"{report.metric} over {report.axis_label or 'settings'}"
+        over = f"{report.metric} over {report.axis_label or 'settings'}"
+        shown = report.axis_label or report.profile if report.profile else over
         parts.append(f"![{shown}](report.png)")
     parts += [f"- {line}" if number else f"## {line}" for number, line in enumerate(_others(report))]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -26,13 +26,12 @@ def num_keypoints(rows):
     return (rows.shape[1] - 6) // 3
 
 
-@pytest.fixture(params=["in turn", "at once"])
+@pytest.fixture(params=["in loops", "at once"])
 def way(request, monkeypatch):
     """How a CPU finds people, and what a GPU does, on the CPU."""
     if request.param == "at once":
-        monkeypatch.setattr(nms, "_in_turn", nms._together)
-        monkeypatch.setattr(kapao_inference, "_scored_in_turn", kapao_inference._scored)
-        monkeypatch.setattr(kapao_inference, "_fuse_in_turn", kapao_inference._fuse_at_once)
+        for module in (nms, kapao_inference):
+            monkeypatch.setattr(module, "in_loops", lambda values: False)
 
 
 @pytest.mark.usefixtures("way")
@@ -110,29 +109,49 @@ def test_only_rows_that_can_become_poses_have_keypoints():
     assert torch.equal((rows[:, 11:] != 0).any(1), can_be_pose)
 
 
-@pytest.mark.parametrize("settings", [inference(), inference(pose_confidence=0.3, keypoint_confidence=0.01)])
-def test_rows_that_count_are_those_of_the_rule(settings):
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("limits", [(0.001, 0.2), (0.3, 0.01)])
+def test_rows_that_count_are_those_of_the_rule(limits):
+    pose_confidence, keypoint_confidence = limits
+    settings = inference(pose_confidence=pose_confidence, keypoint_confidence=keypoint_confidence, pose_iou=0.65)
     objectness, pose = torch.rand(2, 2000, generator=torch.Generator().manual_seed(0)).square()
-    objectness[::9], objectness[1::9], pose[1::9] = settings.keypoint_confidence, settings.pose_confidence, 1
+    objectness[::9], objectness[1::9], pose[1::9] = keypoint_confidence, pose_confidence, 1
     number = settings.counting(objectness, pose)
     assert 0 < len(number) < 2000
-    assert torch.equal(number, settings.counts(objectness, pose)[0].nonzero()[:, 0])
+    counts = (objectness > keypoint_confidence) | (objectness * pose > pose_confidence)
+    assert torch.equal(number, counts.nonzero()[:, 0])
 
 
-@pytest.mark.parametrize("able", [0.0, 0.6, 1.0])
-def test_fusion_at_once_is_fusion_in_turn(able):
-    """Crowded pictures, some without poses or objects, with ties and with poses that take no part."""
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("max_distance", [3, 0.7])
+def test_fusion_at_once_is_fusion_in_turn(share, max_distance, monkeypatch):
+    """Crowded pictures, some without poses or objects, with ties, poses that take no part, and just the distance."""
     generator = torch.Generator().manual_seed(1)
     pose_image, object_image = torch.tensor([0] * 9 + [2] * 8), torch.tensor([0] * 150 + [1] * 20 + [2] * 130)
     keypoints = torch.randint(0, 12, (17, 3, 2), generator=generator).float()
-    scores, takes_part = torch.rand(17, 3, generator=generator), torch.rand(17, generator=generator) < able
-    centres = torch.randint(0, 12, (300, 2), generator=generator).float() + 0.25
+    scores, takes_part = torch.rand(17, 3, generator=generator), torch.rand(17, generator=generator) < share
+    centres = torch.randint(0, 12, (300, 2), generator=generator).float()
+    centres[:, 0] += torch.tensor([0.25, 0.5, 0.7])[torch.arange(300) % 3]
+    keypoints[:, :, 0] += torch.tensor([0.0, 0.25, 0.0])
     kinds = torch.randint(1, 4, (300,), generator=generator)
     objects = Detections(torch.arange(300), object_image, torch.zeros(300, 4), torch.rand(300), kinds)
-    arguments = (keypoints, scores, takes_part, pose_image, centres, objects, 3.0)
-    in_turn, at_once = fuse(*arguments), kapao_inference._fuse_at_once(*arguments)
-    assert all(torch.equal(one, other) for one, other in zip(in_turn, at_once, strict=True))
-    assert torch.equal((in_turn[0] != keypoints).any(2).any(1), takes_part)
+    arguments = (keypoints, scores, takes_part, pose_image, centres, objects, max_distance)
+    in_turn = fuse(*arguments)
+    monkeypatch.setattr(kapao_inference, "in_loops", lambda values: False)
+    assert all(torch.equal(one, other) for one, other in zip(in_turn, fuse(*arguments), strict=True))
+    moved = (in_turn[0] != keypoints).any(2).any(1)
+    assert bool(moved.any()) == bool(share)
+    assert not (moved & ~takes_part).any()
+
+
+def test_an_object_at_just_the_distance_replaces_nothing(way):
+    """0.7 as a float32 is not less than the number 0.7 of a config."""
+    objects = Detections(*torch.zeros(2, 1, dtype=torch.int64), torch.zeros(1, 4), torch.ones(1), torch.ones(1).long())
+    keypoints, scores, centres = torch.zeros(1, 1, 2), torch.zeros(1, 1), torch.tensor([[0.7, 0.0]])
+    found = fuse(keypoints, scores, torch.ones(1).bool(), torch.zeros(1).long(), centres, objects, 0.7)
+    assert torch.equal(found[0], keypoints)
+    further = fuse(keypoints, scores, torch.ones(1).bool(), torch.zeros(1).long(), centres, objects, 0.71)
+    assert torch.equal(further[0][0], centres)
 
 
 def test_the_timed_crowd_is_the_one_described():
