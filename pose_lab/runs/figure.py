@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from pose_lab.runs.report import SEARCH_KEYS, VARIANT, Report, Row
-from pose_lab.runs.words import value_text
+from pose_lab.runs.report import ABOUT, SEARCH_KEYS, VARIANT, Report, Row
+from pose_lab.runs.words import GAIN, unit, value_text
 
 STYLE: Any = {
     "font.size": 10,
@@ -36,7 +37,9 @@ PUBLISHED = "0.4"
 LOG_SPAN = 8  # the axis is logarithmic if its values span more
 PANELS = 3  # in a row
 NAME = 36  # characters of a line beside a bar
-BAR = 0.4  # inches of the figure's height for each bar
+BAR = 0.4  # inches of the figure's height for a bar beside one or two lines
+MORE = 0.18  # inches for each line, where there are more
+FRAME = 1.2  # inches of the figure's height for all but its bars
 LINE = 108  # characters of the text below the figure
 
 
@@ -50,14 +53,14 @@ def save(report: Report, path: Path) -> None:
 def draw(report: Report) -> Figure:
     """The figure; needs at least one finished run."""
     barred = report.axis is None and not report.profile_columns and report.keys != SEARCH_KEYS
-    bars = len(report.rows) + len(report.published_rows) if barred else 0
-    figure = Figure(figsize=(6.4, max(4.4, BAR * bars)), layout="constrained")
+    bars = sum(_room(name) for name in _bar_names(report)) if barred else 0
+    figure = Figure(figsize=(6.4, max(4.4, FRAME + bars)), layout="constrained")
     y_label = f"{report.metric} (%) on {report.facts['data']}, {report.facts['scale']} scale"
     if report.keys == SEARCH_KEYS:
         figure.suptitle(report.title, x=0.02, ha="left", fontsize=11)
         figure.supylabel(y_label, fontsize=10)
         _panels(figure, report)
-        _from_zero(figure.axes[0], report)
+        _from_zero(figure.axes[0], report, [report.metric])
         figure.supxlabel(_footnote(report), x=0.02, ha="left", fontsize=7.5, color=PUBLISHED)
         return figure
     axes = figure.add_subplot()
@@ -67,11 +70,12 @@ def draw(report: Report) -> Figure:
     axes.set_axisbelow(True)
     if report.profile_columns:
         _profile(axes, report)
+        _from_zero(axes, report, report.profile_columns)
     elif report.axis is None:
         _bars(axes, report)
     else:
         _curves(axes, report, report.axis)
-        _from_zero(axes, report)
+        _from_zero(axes, report, [report.metric])
     figure.supxlabel(_footnote(report), x=0.02, ha="left", fontsize=7.5, color=PUBLISHED)
     return figure
 
@@ -123,9 +127,10 @@ def _curve(
     axes: Axes, report: Report, axis: str, places: Places, rows: Sequence[Row], label: str, colour: str
 ) -> Artist:
     """One line with error bars over seeds, and a faint point for each seed."""
-    found = [
-        (places.of(row.settings[axis]), row.estimates[report.metric]) for row in rows if report.metric in row.estimates
-    ]
+    found = sorted(
+        [(places.of(row.settings[axis]), row.estimates[report.metric]) for row in rows if report.metric in row.estimates],
+        key=lambda point: point[0],
+    )
     for x, estimate in found:
         if estimate.std is not None:
             percents = [100 * value for value in estimate.values]
@@ -175,26 +180,44 @@ def _published_curve(axes: Axes, report: Report, axis: str, places: Places, rows
 
 
 def _bars(axes: Axes, report: Report) -> None:
-    rows = [row for row in report.rows if report.metric in row.estimates]
-    found = [row.estimates[report.metric] for row in rows]
-    names = [textwrap.fill(_name(report, row), NAME) for row in rows]
-    errors = [100 * (estimate.std or 0) for estimate in found]
-    style: dict[str, Any] = {"height": 0.6, "color": COLOURS[0], "error_kw": {"capsize": 3, "elinewidth": 1}}
+    rows = _bar_rows(report)
+    means = [100 * row.estimates[report.metric].mean for row in rows]
+    errors = [100 * (row.estimates[report.metric].std or 0) for row in rows]
+    colours = [PUBLISHED if row.label else COLOURS[0] for row in rows]
+    names = _bar_names(report)
+    ends = list(itertools.accumulate(map(_room, names)))
+    places = [end - _room(name) / 2 for end, name in zip(ends, names, strict=True)]
+    style: dict[str, Any] = {"height": 0.6 * BAR, "color": colours, "error_kw": {"capsize": 3, "elinewidth": 1}}
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x")
-    bars = [axes.barh(names, [100 * e.mean for e in found], xerr=errors if any(errors) else None, **style)]
-    published = [row for row in report.published_rows if report.metric in row.estimates]
-    if published:
-        names = [textwrap.fill(str(row.label), NAME) for row in published]
-        values = [100 * row.estimates[report.metric].mean for row in published]
-        bars.append(axes.barh(names, values, height=0.6, color=PUBLISHED))
-    for container in bars:
-        axes.bar_label(container, fmt="%.1f", padding=3, fontsize=9)
+    bars = axes.barh(places, means, xerr=errors if any(errors) else None, **style)
+    axes.bar_label(bars, [_number(report, row) for row in rows], padding=3, fontsize=9)
+    axes.set_yticks(places, names)
+    axes.set_ylim(ends[-1], 0)
     left, right = axes.get_xlim()
-    axes.set_xlim(max(left, 0) if all(estimate.mean >= 0 for estimate in found) else left, max(right, 1))
-    axes.invert_yaxis()
-    axes.set_xlabel(axes.get_ylabel() + ("; grey: published" if published else ""))
+    axes.set_xlim(max(left, 0) if min(means) >= 0 else left, max(right, 1))
+    axes.set_xlabel(axes.get_ylabel() + ("; grey: published" if PUBLISHED in colours else ""))
     axes.set_ylabel("")
+
+
+def _bar_rows(report: Report) -> list[Row]:
+    return [row for row in [*report.rows, *report.published_rows] if report.metric in row.estimates]
+
+
+def _bar_names(report: Report) -> list[str]:
+    return [textwrap.fill(row.label or _name(report, row), NAME) for row in _bar_rows(report)]
+
+
+def _room(name: str) -> float:
+    """Inches of the figure's height for the bar of a name."""
+    return max(BAR, MORE * (name.count("\n") + 1))
+
+
+def _number(report: Report, row: Row) -> str:
+    """The metric, and what the row gains."""
+    names = (report.metric, f"{GAIN}{report.metric}")
+    number, *gain = [unit(name).text(row.estimates[name].mean) for name in names if name in row.estimates]
+    return f"{number} ({gain[0]})" if gain else number
 
 
 def _profile(axes: Axes, report: Report) -> None:
@@ -244,12 +267,14 @@ def _series(report: Report, axis: str) -> dict[str, list[Row]]:
 
 
 def _name(report: Report, row: Row, leave_out: str | None = None) -> str:
-    """What sets a row apart; a setting that it shares with those it is held against is left out."""
-    shared = {key for key, value in report.against.items() if repr(row.settings.get(key)) == repr(value)} - {VARIANT}
+    """What sets a row apart; of several settings that it is held against, those in which it differs from them."""
+    many = len(report.held) > 1
+    shared = {key for key, value in report.held.items() if many and repr(row.settings[key]) == repr(value)}
     shown = {key: word for key, word in report.keys.items() if key != leave_out and key not in shared}
-    named = {VARIANT: ""}  # a variant's name says all
-    words = ", ".join(f"{named.get(key, word)} {value_text(row.settings[key])}".strip() for key, word in shown.items())
-    return words or ("reference" if report.against else "")
+    # the name of a variant, and what the method says about itself, need no further word
+    named = {key: "" if key == VARIANT or key.startswith(ABOUT) else f"{word} " for key, word in shown.items()}
+    words = [f"{word}{value_text(row.settings[key])}" for key, word in named.items()]
+    return ", ".join([*words, *(["reference"] if many and row.is_reference else [])])
 
 
 def _scale(axes: Axes, places: Places) -> None:
@@ -263,10 +288,10 @@ def _scale(axes: Axes, places: Places) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6))
 
 
-def _from_zero(axes: Axes, report: Report) -> None:
-    """No room below zero for a metric that has none there; at least one percent is shown."""
+def _from_zero(axes: Axes, report: Report, columns: Sequence[str]) -> None:
+    """No room below zero for numbers that have none there; at least one (percent) is shown."""
     bottom, top = axes.get_ylim()
-    if all(row.estimates[report.metric].mean >= 0 for row in report.rows if report.metric in row.estimates):
+    if all(row.estimates[name].mean >= 0 for row in report.rows for name in columns if name in row.estimates):
         axes.set_ylim(max(bottom, 0), max(top, 1))
 
 
@@ -275,6 +300,7 @@ def _footnote(report: Report) -> str:
     two_axes = report.axis is not None and any(report.metric in row.estimates for row in report.published_rows)
     sentences = [
         _seeds(report),
+        f"In brackets {report.against_sentence}" if report.axis is None and report.against_sentence else "",
         "Dotted: as configured; dashed: the best values together." if report.keys == SEARCH_KEYS else "",
         report.published.sentence,
         "The two y axes are of different scale and data: compare shapes, not heights." if two_axes else "",

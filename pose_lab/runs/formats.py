@@ -19,6 +19,7 @@ from pose_lab.runs.report import SEED, Estimate, Other, Report, Row, Run
 from pose_lab.runs.words import GAIN, duration, percent, unit, value_text
 
 MOST_CHANGES = 4  # settings shown of a run that the table leaves out
+LABEL = 28  # characters of a line beside a row on the screen
 UNBOUNDED = 10_000  # characters; wider than any table
 Bold = Callable[[str], str]
 
@@ -30,7 +31,7 @@ def show(report: Report, screen: Console) -> None:
     while len(fitting.columns) > 1 and screen.measure(_table(fitting), options=boundless).maximum > screen.width:
         last = [name for name in fitting.columns if name != report.metric][-1]
         fitting = replace(fitting, columns=[name for name in fitting.columns if name != last])
-    hidden = ", ".join(name for name in report.columns if name not in fitting.columns)
+    hidden = ", ".join(_heading(name) for name in report.columns if name not in fitting.columns)
     screen.print(f"[bold]{escape(report.title)}[/bold]\n{escape(_facts(report))}")
     screen.print(_table(fitting))
     lines = [f"Too wide for this screen, in report.md: {hidden}." if hidden else "", _note(report), *_others(report)]
@@ -65,7 +66,7 @@ def cells(report: Report, bold: Bold) -> tuple[list[str], list[list[str]]]:
         report: what to show.
         bold: marks the best of a column.
     """
-    columns: dict[str, Callable[[Row], str]] = {"": lambda row: row.label or ""}
+    columns: dict[str, Callable[[Row], str]] = {"": _label}
     columns |= {word: partial(_setting, key) for key, word in report.keys.items()}
     columns |= {name: partial(_metric, report, name, bold) for name in report.columns}
     columns["n"] = lambda row: str(_finished(row)) if row.runs and report.several_seeds else ""
@@ -81,7 +82,8 @@ def _table(report: Report) -> Table:
     header, rows = cells(report, lambda text: f"[bold]{text}[/bold]")
     table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False)
     for name in header:
-        table.add_column(name, justify="left" if name in ("", "state") else "right")
+        widest = LABEL if not name else None
+        table.add_column(name, justify="left" if name in ("", "state") else "right", max_width=widest)
     for number, row in enumerate(rows, 1):
         table.add_row(*row, end_section=number == len(report.rows))
     return table
@@ -112,7 +114,7 @@ def table_csv(report: Report) -> str:
             key: value for name in report.columns for key, value in _numbers(name, row.estimates.get(name)).items()
         }
         seconds = row.estimates["seconds"].mean if "seconds" in row.estimates else ""
-        about = {"source": "published" if row.label else "measured", "label": row.label or "", "seconds": seconds}
+        about = {"source": "published" if row.label else "measured", "label": _label(row), "seconds": seconds}
         writer.writerow({**about, **row.settings, **numbers, "n": _finished(row) or "", "state": row.state})
     return text.getvalue()
 
@@ -139,6 +141,10 @@ def _heading(column: str) -> str:
     sign = GAIN if column.startswith(GAIN) else ""
     start, _, rest = column.removeprefix(GAIN).partition("_")
     return f"{sign}{rest} ms" if start == "ms" else column.rpartition("/")[2]
+
+
+def _label(row: Row) -> str:
+    return row.label or ("reference" if row.is_reference else "")
 
 
 def _setting(key: str, row: Row) -> str:
@@ -170,11 +176,10 @@ def _facts(report: Report) -> str:
 
 def _note(report: Report) -> str:
     """What the numbers are, and what they are held against."""
-    spread = f"Mean ± standard deviation over {SEED}s. " if report.several_seeds else ""
+    spread = f"Mean ± standard deviation over {SEED}s." if report.several_seeds else ""
     rates = any(unit(name).name != "%" for name in report.columns)
-    return (
-        f"{'Percent where nothing else is said' if rates else 'Percent'}. {spread}{report.published.sentence}".strip()
-    )
+    percents = "Percent where nothing else is said." if rates else "Percent."
+    return " ".join(filter(None, [percents, spread, report.against_sentence, report.published.sentence]))
 
 
 def _others(report: Report) -> list[str]:
@@ -202,6 +207,7 @@ def _tex(text: str) -> str:
     special = {
         "\\": r"\textbackslash{}",
         "±": r"$\pm$",
+        GAIN: r"$\Delta$",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "\x01": "",

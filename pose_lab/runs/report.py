@@ -22,8 +22,10 @@ The config's node `report` says how it looks:
 A run with `variants` is as many rows as it has variants, in their order; their key is `variant`.
 
 What `method.about` says of the parts that were chosen (`size: S`) stands for all settings that follow from it. With
-`against: {key: value}` each row also shows its gain over the row that differs in having these values: in the metric and
-in milliseconds, as columns of their own (Δ).
+`against: {key: value}` each row also shows its gain over the row that differs in having these values (its reference,
+which stands before it): in the metric and in milliseconds, each as a column (Δ) after the one that it belongs to.
+
+Rows are sorted by their numbers, and those that differ in words alone have the order in which the sweep started them.
 
 Runs that differ only in their seed are one row: mean and standard deviation over them, and how many they are. A key
 that the config derives from another one (`data.seed: ${seed}`) makes no difference of its own.
@@ -108,6 +110,7 @@ class Row:
     estimates: Mapping[str, Estimate]
     runs: Sequence[Run] = ()
     label: str | None = None
+    is_reference: bool = False  # other rows are held against it
 
     @property
     def state(self) -> str:
@@ -171,6 +174,19 @@ class Report:
         """Whether any setting was run more than once."""
         return any(len(row.runs) > 1 for row in self.rows)
 
+    @property
+    def held(self) -> Mapping[str, Any]:
+        """What `against` asks for, where rows differ in it."""
+        return {key: value for key, value in self.against.items() if key in self.keys}
+
+    @property
+    def against_sentence(self) -> str:
+        """What Δ is the difference to; empty where there is nothing to be held against."""
+        references = sum(row.is_reference for row in self.rows)
+        values = [f"{self.keys[key]} {value_text(value)}" for key, value in self.held.items()]
+        base = values[0] if len(values) == 1 else "the row marked reference"
+        return f"{GAIN}: against {base}{', all else alike' if references > 1 else ''}." if references else ""
+
     def best(self, column: str) -> float | None:
         """The best mean of a column among the measured rows; None if they do not differ."""
         means = [row.estimates[column].mean for row in self.rows if column in row.estimates]
@@ -198,6 +214,7 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
     if not found:
         raise FileNotFoundError(f"no runs in {folder}: start them with python -m pose_lab.run experiment=NAME")
     listed = _listed(folder, found)
+    found = list({run.name: run for run in [*listed, *found]}.values())
     node = node if node is not None else max(listed, key=lambda run: run.status.started or 0).report
     published = _published(node.get("published") or {})
     axis, metric = node.get("axis"), node.get("metric") or "AP"
@@ -206,10 +223,11 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
     parts = [part for run in runs for part in _parts(run)]
     keys = SEARCH_KEYS if searched else _named(_differing(parts, axis), axis)
     columns = _columns([*(node.get("columns") or []), metric], parts)
-    rows = _rows(parts, list(keys), columns)
-    if node.get("against"):
+    rows, against = _rows(parts, list(keys), columns), node.get("against") or {}
+    if against:
         gaining = [name for name in columns if name == metric or unit(name).name == "ms"]
-        rows, columns = _with_gains(rows, node["against"], gaining), [*columns, *(f"{GAIN}{name}" for name in gaining)]
+        rows = _with_gains(rows, against, gaining)
+        columns = [part for name in columns for part in ([name, f"{GAIN}{name}"] if name in gaining else [name])]
     return Report(
         folder=folder,
         title=node.get("title") or folder.parent.name,
@@ -223,7 +241,7 @@ def build(folder: Path, node: Mapping[str, Any] | None = None) -> Report:
         published=published,
         published_rows=[_published_row(row, axis, columns) for row in published.rows],
         profile=node.get("profile"),
-        against=node.get("against") or {},
+        against=against,
         failed=[run for run in runs if run.state == "failed"],
         others=others,
     )
@@ -297,10 +315,10 @@ def flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _listed(folder: Path, runs: Sequence[Run]) -> list[Run]:
-    """The runs of the sweep that was started last; all where there was none, or nothing is left of it."""
-    plan = folder / PLAN
-    names = {run["folder"] for run in read_json(plan)["runs"]} if plan.exists() else set()
-    return [run for run in runs if run.name in names] or list(runs)
+    """The runs of the sweep that was started last, in its order; all where there was none, or nothing is left of it."""
+    plan, named = folder / PLAN, {run.name: run for run in runs}
+    names = dict.fromkeys(run["folder"] for run in read_json(plan)["runs"]) if plan.exists() else ()
+    return [named[name] for name in names if name in named] or list(runs)
 
 
 def _parted(runs: Sequence[Run], listed: Sequence[Run], axis: str | None) -> tuple[list[Run], list[Other]]:
@@ -355,12 +373,7 @@ def _rows(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> l
     for run in runs:
         groups.setdefault(repr([run.settings.get(key) for key in keys]), []).append(run)
     rows = [_row(group, keys, columns) for group in groups.values()]
-    variants = [*dict.fromkeys(run.settings.get(VARIANT) for run in runs)]
-
-    def place(key: str, value: Any) -> tuple[int, float, str]:
-        return _order(variants.index(value) if key == VARIANT else value)
-
-    return sorted(rows, key=lambda row: [place(key, row.settings[key]) for key in keys])
+    return sorted(rows, key=lambda row: [_order(row.settings[key]) for key in keys])
 
 
 def _row(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> Row:
@@ -371,15 +384,22 @@ def _row(runs: Sequence[Run], keys: Sequence[str], columns: Sequence[str]) -> Ro
 
 
 def _with_gains(rows: Sequence[Row], against: Mapping[str, Any], columns: Sequence[str]) -> list[Row]:
-    """The rows with what each gains over the one that has the values of `against` and is like it otherwise."""
-    gained = []
+    """The rows with what each gains over its reference: the one with the values of `against`, like it otherwise.
+
+    A reference stands first among the rows that are held against it.
+    """
+    known = {repr(row.settings): row for row in rows}
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        wanted = {**row.settings, **{key: value for key, value in against.items() if key in row.settings}}
-        base = next((other for other in rows if repr(other.settings) == repr(wanted)), row)
-        both = [name for name in columns if name in row.estimates and name in base.estimates and base is not row]
+        wanted = repr({key: against.get(key, value) for key, value in row.settings.items()})
+        base = known.get(wanted)
+        if base is row:
+            groups.setdefault(wanted, []).insert(0, replace(row, is_reference=True))
+            continue
+        both = [name for name in columns if base and name in row.estimates and name in base.estimates]
         gains = {f"{GAIN}{name}": Estimate([row.estimates[name].mean - base.estimates[name].mean]) for name in both}
-        gained.append(replace(row, estimates={**row.estimates, **gains}))
-    return gained
+        groups.setdefault(wanted, []).append(replace(row, estimates={**row.estimates, **gains}))
+    return [row for group in groups.values() for row in group]
 
 
 def _searched_rows(runs: Sequence[Run], columns: Sequence[str]) -> list[Row]:
@@ -391,7 +411,7 @@ def _searched_rows(runs: Sequence[Run], columns: Sequence[str]) -> list[Row]:
                 value = ast.literal_eval(row[row["field"]]) if row["field"] else None
                 groups.setdefault((row["field"] or "as configured", value), []).append(row)
     rows = [_searched_row(name, value, found, columns) for (name, value), found in groups.items()]
-    return rows + [_best_row(run) for run in runs if run.metrics.get("search_at")]
+    return rows + [_best_row(run, columns) for run in runs if run.metrics.get("search_at")]
 
 
 def _searched_row(name: str, value: Any, found: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Row:
@@ -400,13 +420,13 @@ def _searched_row(name: str, value: Any, found: Sequence[Mapping[str, str]], col
     return Row(dict(zip(SEARCH_KEYS, (name, value), strict=True)), estimates)
 
 
-def _best_row(run: Run) -> Row:
+def _best_row(run: Run, columns: Sequence[str]) -> Row:
     """Where a run's ascent ended."""
-    configured = {name: run.settings.get(f"method.inference.{name}") for name in run.metrics["search_at"]}
-    moved = {name: value for name, value in run.metrics["search_at"].items() if value != configured[name]}
-    at = ", ".join(f"{name} {value_text(value)}" for name, value in moved.items())
-    number = {str(run.report.get("metric") or "AP"): Estimate([run.metrics["search_best"]])}
-    return Row(dict(zip(SEARCH_KEYS, ("best together", at), strict=True)), number)
+    best = run.metrics["search_at"]
+    configured = {name: run.settings.get(f"method.inference.{name}") for name in best}
+    moved = [f"{name} {value_text(value)}" for name, value in best.items() if value != configured[name]]
+    at = [row for row in run.searched if all(ast.literal_eval(row[name]) == value for name, value in best.items())]
+    return _searched_row("best together", ", ".join(moved) or "as configured", at[:1], columns)
 
 
 def _published_row(row: Mapping[str, Any], axis: str | None, columns: Sequence[str]) -> Row:
@@ -422,10 +442,10 @@ def _published(node: Mapping[str, Any]) -> Published:
     return Published(**{key: value for key, value in node.items() if value is not None})
 
 
-def _order(value: Any) -> tuple[int, float, str]:
-    """Numbers by size, before words."""
+def _order(value: Any) -> tuple[int, float]:
+    """Numbers by size, before words, which stay in their order."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (0, float(value), "") if is_number else (1, 0.0, str(value))
+    return (0, float(value)) if is_number else (1, 0.0)
 
 
 def _facts(folder: Path, runs: Sequence[Run]) -> dict[str, str]:
