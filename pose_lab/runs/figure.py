@@ -37,6 +37,7 @@ PUBLISHED = "0.4"
 LOG_SPAN = 8  # the axis is logarithmic if its values span more
 PANELS = 3  # in a row
 NAME = 36  # characters of a line beside a bar
+UNBROKEN = "\u00a0"  # a space where no line ends
 BAR = 0.4  # inches of the figure's height for a bar beside one or two lines
 MORE = 0.18  # inches for each line, where there are more
 FRAME = 1.2  # inches of the figure's height for all but its bars
@@ -128,7 +129,11 @@ def _curve(
 ) -> Artist:
     """One line with error bars over seeds, and a faint point for each seed."""
     found = sorted(
-        [(places.of(row.settings[axis]), row.estimates[report.metric]) for row in rows if report.metric in row.estimates],
+        [
+            (places.of(row.settings[axis]), row.estimates[report.metric])
+            for row in rows
+            if report.metric in row.estimates
+        ],
         key=lambda point: point[0],
     )
     for x, estimate in found:
@@ -205,7 +210,8 @@ def _bar_rows(report: Report) -> list[Row]:
 
 
 def _bar_names(report: Report) -> list[str]:
-    return [textwrap.fill(row.label or _name(report, row), NAME) for row in _bar_rows(report)]
+    names = [row.label or _name(report, row) for row in _bar_rows(report)]
+    return [textwrap.fill(name, NAME).replace(UNBROKEN, " ") for name in names]
 
 
 def _room(name: str) -> float:
@@ -272,8 +278,8 @@ def _name(report: Report, row: Row, leave_out: str | None = None) -> str:
     shared = {key for key, value in report.held.items() if many and repr(row.settings[key]) == repr(value)}
     shown = {key: word for key, word in report.keys.items() if key != leave_out and key not in shared}
     # the name of a variant, and what the method says about itself, need no further word
-    named = {key: "" if key == VARIANT or key.startswith(ABOUT) else f"{word} " for key, word in shown.items()}
-    words = [f"{word}{value_text(row.settings[key])}" for key, word in named.items()]
+    named = {key: "" if key == VARIANT or key.startswith(ABOUT) else word + UNBROKEN for key, word in shown.items()}
+    words = [word + (value_text(row.settings[key]) or "none") for key, word in named.items()]
     return ", ".join([*words, *(["reference"] if many and row.is_reference else [])])
 
 
@@ -306,7 +312,7 @@ def _footnote(report: Report) -> str:
         "The two y axes are of different scale and data: compare shapes, not heights." if two_axes else "",
         f"So far: {report.facts['runs']}." if any(row.state for row in report.rows) else "",
     ]
-    text = " ".join(filter(None, sentences)).replace(" %", "\u00a0%")
+    text = " ".join(filter(None, sentences)).replace(" %", f"{UNBROKEN}%")
     return "\n".join(textwrap.wrap(text, LINE))
 
 

@@ -184,7 +184,7 @@ class Report:
         """What Δ is the difference to; empty where there is nothing to be held against."""
         references = sum(row.is_reference for row in self.rows)
         values = [f"{self.keys[key]} {value_text(value)}" for key, value in self.held.items()]
-        base = values[0] if len(values) == 1 else "the row marked reference"
+        base = values[0] if len(values) == 1 else f"the row marked reference ({', '.join(values)})"
         return f"{GAIN}: against {base}{', all else alike' if references > 1 else ''}." if references else ""
 
     def best(self, column: str) -> float | None:
@@ -396,8 +396,9 @@ def _with_gains(rows: Sequence[Row], against: Mapping[str, Any], columns: Sequen
         if base is row:
             groups.setdefault(wanted, []).insert(0, replace(row, is_reference=True))
             continue
-        both = [name for name in columns if base and name in row.estimates and name in base.estimates]
-        gains = {f"{GAIN}{name}": Estimate([row.estimates[name].mean - base.estimates[name].mean]) for name in both}
+        bases = base.estimates if base else {}
+        both = [name for name in columns if name in row.estimates and name in bases]
+        gains = {f"{GAIN}{name}": Estimate([row.estimates[name].mean - bases[name].mean]) for name in both}
         groups.setdefault(wanted, []).append(replace(row, estimates={**row.estimates, **gains}))
     return [row for group in groups.values() for row in group]
 

@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -302,3 +303,122 @@ def test_undefined_numbers_are_left_out(tmp_path):
     assert "50.0" in text
     assert "-100" not in text
     assert "APL" not in text
+
+
+def sized(folder, size, fusion, ap=0.1, **metrics):
+    """A run of a method that has sizes and fusion."""
+    method = {"about": {"size": size}, "net": {"width": len(size)}, "fusion": fusion, "box": 0.1, "lr": 0.1}
+    run = add_run(folder, size, ap=ap, method=method)
+    run.write_metrics({"AP": ap, "AP50": 2 * ap, "ms_people": 10 * ap, **metrics})
+    return run
+
+
+@pytest.fixture
+def fused(tmp_path):
+    """Sizes with and without fusion; the sweep has an order of its own."""
+    folder = tmp_path / "fusion" / "demo-synth"
+    values = {("S", True): 0.2, ("S", False): 0.1, ("L", True): 0.5, ("L", False): 0.35}
+    start_sweep(folder, *(sized(folder, size, fusion, ap) for (size, fusion), ap in values.items()))
+    return folder
+
+
+FUSED = {"columns": ["AP", "ms_people", "AP50"], "against": {"method.fusion": False}}
+SAID = "Δ: against fusion False, all else alike."
+
+
+def test_gains_stand_beside_their_column_and_below_their_reference(fused):
+    report = build(fused, FUSED)
+    header, rows = cells(report, str)
+    assert header == ["", "size", "fusion", "AP", "ΔAP", "people ms", "Δpeople ms", "AP50"]
+    assert rows == [
+        ["reference", "S", "False", "10.0", "", "1.0", "", "20.0"],
+        ["", "S", "True", "20.0", "+10.0", "2.0", "+1.0", "40.0"],
+        ["reference", "L", "False", "35.0", "", "3.5", "", "70.0"],
+        ["", "L", "True", "50.0", "+15.0", "5.0", "+1.5", "100.0"],
+    ]
+    assert SAID in markdown(report)
+    assert r"$\Delta$: against fusion False" in latex(report)
+    lines = list(csv.DictReader(io.StringIO(table_csv(report))))
+    assert [(row["source"], row["label"], row["ΔAP"]) for row in lines[:2]] == [
+        ("measured", "reference", ""),
+        ("measured", "", "0.1"),
+    ]
+    names = list(lines[0])
+    assert names.index("AP") < names.index("ΔAP") < names.index("ms_people") < names.index("Δms_people")
+
+
+def test_gains_are_what_a_narrow_screen_keeps(fused):
+    screen = Console(width=40, record=True, file=io.StringIO())
+    show(build(fused, FUSED), screen)
+    text = screen.export_text()
+    assert "+15.0" in text
+    assert "Too wide for this screen, in report.md:" in text
+    assert "people ms, Δpeople ms, AP50." in " ".join(text.split())
+
+
+def test_a_figure_tells_rows_apart_by_what_varies_and_shows_gains(fused):
+    figure = draw(build(fused, FUSED))
+    (axes,) = figure.axes
+    assert tick_texts(axes) == ["S, fusion False", "S, fusion True", "L, fusion False", "L, fusion True"]
+    assert [text.get_text() for text in axes.texts] == ["10.0", "20.0 (+10.0)", "35.0", "50.0 (+15.0)"]
+    assert SAID in figure.get_supxlabel()
+
+
+def test_of_several_values_to_be_held_against_only_the_differing_ones_are_named(fused):
+    against = {"method.fusion": False, "method.about.size": "L", "method.lr": 0.1}
+    report = build(fused, FUSED | {"against": against})
+    (axes,) = draw(report).axes
+    assert tick_texts(axes) == ["reference", "S, fusion True", "S", "fusion True"]
+    assert "Δ: against the row marked reference (fusion False, size L)." in markdown(report)
+
+
+def test_nothing_is_said_of_a_reference_that_was_not_run(fused):
+    report = build(fused, FUSED | {"against": {"method.fusion": None}})
+    assert "reference" not in markdown(report)
+    assert "Δ" not in markdown(report)
+
+
+def test_numbers_are_sorted_whatever_the_sweep_s_order(tmp_path):
+    runs = [add_run(tmp_path, box, ap=0.1) for box in (0.1, 0.05, "none", 0.01, "auto")]
+    start_sweep(tmp_path, *runs)
+    assert [row.settings["method.box"] for row in build(tmp_path).rows] == [0.01, 0.05, 0.1, "none", "auto"]
+
+
+def test_long_names_have_room(tmp_path):
+    folder = tmp_path / "n" / "demo-synth"
+    for number in range(8):
+        add_run(folder, number, ap=0.1, method={"box": 0.1, "lr": 0.1, "kind": f"{number}" * 200})
+    figure = draw(build(folder, {"columns": ["AP"]}))
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all("\n" in label.get_text() for label in figure.axes[0].get_yticklabels())
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.0), (0.3, 1.2)])
+def test_a_profile_starts_at_zero_and_says_what_it_shows(tmp_path, rates):
+    folder = tmp_path / "rates" / "demo-synth"
+    run = add_run(folder, 0.1, ap=0.1)
+    run.write_metrics({"AP": 0.1, "rate/nose": rates[0], "rate/left_eye": rates[1]})
+    node = {"columns": ["AP", "rate/*"], "profile": "rate", "axis_label": None}
+    (axes,) = draw(build(folder, node)).axes
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] >= max(rates)
+    assert "![rate](report.png)" in markdown(build(folder, node))
+    node["axis_label"] = "replaced / labelled"
+    assert "![replaced / labelled](report.png)" in markdown(build(folder, node))
+
+
+def test_published_rows_of_the_shipped_sweep_have_the_names_of_ours(tmp_path):
+    folder = tmp_path / "kapao_sizes" / "demo-synth"
+    for size in "sml":
+        for passes in ("plain", "published"):
+            choice = [f"method/kapao_size={size}", f"method/kapao_test_time={passes}"]
+            run = RunFolder(folder / f"{size}-{passes}")
+            run.write_config(composed("experiment=kapao_sizes", "hydra.mode=RUN", *choice))
+            run.write_status(Status("finished", started=1.0, ended=2.0))
+            run.write_metrics({"AP": 0.1})
+    (axes,) = draw(build(folder)).axes
+    names = [" ".join(text.split()) for text in tick_texts(axes)]
+    assert len(names) == 12
+    assert {f"{name} (published)" for name in names[:6]} == set(names[6:])

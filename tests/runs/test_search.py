@@ -5,8 +5,11 @@ import json
 from dataclasses import replace
 
 import pytest
+from omegaconf import OmegaConf
 
 from pose_lab.runs import search as searching
+from pose_lab.runs.figure import draw
+from pose_lab.runs.folder import RunFolder, Status
 from pose_lab.runs.formats import markdown, write
 from pose_lab.runs.report import build
 from pose_lab.runs.search import Search, Table
@@ -110,6 +113,37 @@ def test_the_report_of_a_search_has_its_settings_as_rows(searched):
     assert (fields[0], fields[-1]) == ("as configured", "best together")
     assert "| fusion_distance | 20 |" in markdown(report)
     assert any(path.suffix == ".png" and path.stat().st_size for path in write(report))
+
+
+def searched_by_hand(folder, best):
+    """A finished run whose search tried a value more than once, as far as its folder tells."""
+    run = RunFolder(folder / "run")
+    inference = {"a": 0.5, "b": 10}
+    report = {"title": "T", "search": True, "columns": ["AP", "AR"]}
+    run.write_config(OmegaConf.create({"name": "n", "method": {"inference": inference}, "report": report}))
+    run.write_status(Status("finished", started=1.0, ended=2.0))
+    run.write_metrics({"AP": 0.25, "search_best": 0.25, "search_at": dict(zip(inference, best, strict=True))})
+    table = Table(run.search, list(inference), writes=True)
+    table.add("configured", "", (0.5, 10), {"AP": 0.25, "AR": 0.5})
+    for value in range(40):
+        table.add("alone", "b", (0.5, value), {"AP": 0.25, "AR": 0.5})
+    table.add("ascent", "b", (0.75, 39), {"AP": 0.3, "AR": 0.625})
+
+
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [((0.5, 10), "as configured | 25.0 | 50.0 |"), ((0.75, 39), "a 0.75, b 39 | **30.0** | **62.5** |")],
+)
+def test_the_best_values_together_have_all_numbers(tmp_path, best, said):
+    searched_by_hand(tmp_path / "demo-synth", best)
+    assert f"| best together | {said}" in markdown(build(tmp_path / "demo-synth"))
+
+
+def test_a_search_of_many_values_is_no_taller_figure(tmp_path):
+    searched_by_hand(tmp_path / "demo-synth", (0.5, 10))
+    report = build(tmp_path / "demo-synth")
+    assert len(report.rows) == 42
+    assert draw(report).get_figheight() == draw(replace(report, rows=report.rows[:3])).get_figheight() < 6
 
 
 @pytest.mark.parametrize(
