@@ -57,15 +57,15 @@ def draw(report: Report) -> Figure:
     bars = sum(_room(name) for name in _bar_names(report)) if barred else 0
     figure = Figure(figsize=(6.4, max(4.4, FRAME + bars)), layout="constrained")
     y_label = f"{report.metric} (%) on {report.facts['data']}, {report.facts['scale']} scale"
+    # above all of the figure: above the axes alone it has no room beside long names
+    figure.suptitle(report.title, x=0.02, ha="left", fontsize=11)
     if report.keys == SEARCH_KEYS:
-        figure.suptitle(report.title, x=0.02, ha="left", fontsize=11)
         figure.supylabel(y_label, fontsize=10)
         _panels(figure, report)
         _from_zero(figure.axes[0], report, [report.metric])
         figure.supxlabel(_footnote(report), x=0.02, ha="left", fontsize=7.5, color=PUBLISHED)
         return figure
     axes = figure.add_subplot()
-    axes.set_title(report.title)
     axes.set_ylabel(y_label)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
