@@ -108,8 +108,8 @@ def test_a_compiled_network_is_announced_and_compiled_before_it_is_timed(tmp_pat
 
 @pytest.mark.parametrize(
     "override",
-    ["latency.precisions=[float16]", "latency.repeats=3", "data.image_size=128", "method.inference.pose_iou=0.5", "seed=1"],
-)  # fmt: skip
+    ["latency.precisions=[float16]", "latency.repeats=3", "data.image_size=128", "method.inference.pose_iou=0.5"],
+)
 def test_other_settings_have_another_folder_and_the_same_have_the_same(override):
     where = benchmark.machine(torch.device("cpu"))
     folder = benchmark.folder(config(), where)
@@ -121,7 +121,7 @@ def test_other_settings_have_another_folder_and_the_same_have_the_same(override)
 
 def test_the_command_says_where_its_files_are_and_replaces_only_its_own(tmp_path):
     places = [f"machine.cache={tmp_path / 'cache'}", f"results={tmp_path}"]
-    small = ["latency.batches=[1]", "latency.people=[]", "latency.repeats=2", "latency.warmup=0", "latency.forms=[]"]
+    small = ["latency.batches=[1]", "latency.people=[]", "latency.warmup=0", "latency.forms=[]"]
     written = []
     for repeats in (2, 3, 2):
         done = forked.run("pose_lab.benchmark", *SMALL, *places, *small, f"latency.repeats={repeats}", cwd=tmp_path)
