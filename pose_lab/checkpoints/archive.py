@@ -115,6 +115,8 @@ def open_torch_file(path: Path) -> TorchFile:
             raise ValueError(f"{path} is truncated or damaged ({error}): copy or download it again") from None
         except ValueError as error:
             raise ValueError(f"{path} is not read: {error}") from None
+        if not start:
+            raise ValueError(f"{path} is empty: copy or download it again")
         file.seek(0)
         beginning = shown(file.read(MAX_SHOWN).decode("latin-1"))
     raise ValueError(f"{path} is no checkpoint of torch or safetensors; it begins with: {beginning}")

@@ -34,7 +34,7 @@ HEADS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Converts a file; ends with status 1 and one line if it cannot."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or {"-h", "--help"} & set(arguments):
+    if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
     try:

@@ -296,8 +296,8 @@ class Inference(Snapping):
         super().__post_init__()
         if self.max_people < 1:
             raise ValueError(f"inference.max_people is {self.max_people}, but must be at least 1")
-        if not 0 <= self.min_score < 1:
-            raise ValueError(f"inference.min_score is {self.min_score}, but must be at least 0 and below 1")
+        if self.min_score >= 1:
+            raise ValueError(f"inference.min_score is {self.min_score}, but must be below 1: no centre scores more")
         if not self.windows or self.windows[-1][0] != 0:
             raise ValueError("inference.windows must end with a pair [0, window], for the smallest maps")
         if any(window % 2 == 0 for _, window in self.windows):

@@ -167,11 +167,15 @@ class Inference:
     pad: float
 
     def __post_init__(self) -> None:
-        for name in ("pose_confidence", "pose_iou", "keypoint_confidence", "keypoint_iou", "fusion_confidence"):
+        for name in ("pose_confidence", "pose_iou", "keypoint_confidence", "keypoint_iou", "fusion_confidence", "pad"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"inference.{name} is {getattr(self, name)}, but must lie in 0..1")
-        if self.fusion_distance < 0:
-            raise ValueError(f"inference.fusion_distance is {self.fusion_distance}, but must not be negative")
+        for name in ("fusion_distance", "class_offset"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"inference.{name} is {getattr(self, name)}, but must not be negative")
+        for name in ("max_candidates", "max_detections"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"inference.{name} is {getattr(self, name)}, but must be at least 1")
         for name, choices in (("clip_keypoints", ("all", "first_two")), ("mapping", ("exact", "published"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"inference.{name} is {getattr(self, name)!r}; there are: {', '.join(choices)}")

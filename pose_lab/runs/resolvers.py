@@ -27,10 +27,10 @@ def loaders(elsewhere: int = 0) -> int:
     """`${loaders:8}`: loader processes for a Slurm job: the CPUs that each of its processes asked for, but its own one.
 
     Args:
-        elsewhere: how many there are outside of a job; with 0 the run's process loads by itself.
+        elsewhere: how many there are outside of a job, at most one per core; with 0 the run's process loads by itself.
     """
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-    return elsewhere if cpus is None else max(0, int(cpus) - 1)
+    return min(elsewhere, len(os.sched_getaffinity(0))) if cpus is None else max(0, int(cpus) - 1)
 
 
 def groups(*names: str) -> str:

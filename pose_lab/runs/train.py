@@ -47,6 +47,7 @@ from pose_lab.runs.weights import (
     published_choices,
     weights_fingerprint,
 )
+from pose_lab.runs.words import unit
 
 # keys of `method` that are no arguments: people, reports and recipes read them
 LABELS = ("name", "about", "published_batch", "published_inference")
@@ -174,7 +175,7 @@ def train(cfg: DictConfig) -> RunFolder:
     content = _fingerprint(whole, data)
     folder, run_id = RunFolder(run_folder(cfg, content)), identity(cfg, content)
     if folder.status().state == "finished":
-        print(f"finished before: {folder.path} (delete the folder to train again)", flush=True)
+        print(f"finished before: {folder.path} (delete the folder to train again)\n{_result(cfg, folder)}", flush=True)
         return folder
     trains = trained_by(cfg)
     weights = None if trains is None else train(trains).checkpoints / CHECKPOINTS[cfg.training.evaluate]
@@ -185,7 +186,7 @@ def train(cfg: DictConfig) -> RunFolder:
             if not folder.metrics():
                 _run(whole, method, data, folder, run_id, weights, published_choices(cfg, whole))
             else:
-                print(f"finished meanwhile: {folder.path}", flush=True)
+                print(f"finished meanwhile: {folder.path}\n{_result(cfg, folder)}", flush=True)
     except KeyboardInterrupt as stop:
         raise InterruptedRun(str(stop)) from None
     return folder
@@ -226,6 +227,7 @@ def _run(
         numbers = _fit_and_evaluate(cfg, folder, trainer, method, data, checkpoints, resume, weights)
         if trainer.is_global_zero:
             folder.write_metrics(numbers)
+            print(_result(cfg, folder), flush=True)
 
 
 def _waiting() -> Callable[[str], None] | None:
@@ -361,6 +363,14 @@ def _banner(
     }
     shown = [f"{name:8} {text}" for name, text in lines.items() if text]
     print("\n".join([*shown, where or "W&B: off"]), flush=True)
+
+
+def _result(cfg: DictConfig, folder: RunFolder) -> str:
+    """The run's numbers in the columns of a report, and where all of them are."""
+    numbers = folder.metrics()
+    wanted = dict.fromkeys([cfg.report.metric, *cfg.report.columns])
+    shown = [f"{name} {unit(name).text(numbers[name])}" for name in wanted if numbers.get(name, -1) != -1]
+    return f"result   {', '.join([*shown, f'and all numbers in {folder.path}/metrics.json'])}"
 
 
 def _quiet() -> None:

@@ -107,5 +107,12 @@ def test_tensors_that_share_their_numbers_cannot_fill_the_memory(tmp_path):
 
 
 def test_help(capsys):
-    main([])
+    main(["--help"])
     assert "IN OUT.safetensors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["a.pt"]])
+def test_missing_arguments_are_an_error(capsys, arguments):
+    with pytest.raises(SystemExit, match="1"):
+        main(arguments)
+    assert f"give two files, IN and OUT.safetensors; {len(arguments)} were given" in capsys.readouterr().err

@@ -302,7 +302,8 @@ def test_single_wrong_bytes_end_in_a_message_or_in_weights(tmp_path, options):
 OTHER_FILES = {
     r"it begins with: <!DOCTYPE html>\\n": b"<!DOCTYPE html>\n<title>Too many downloads</title>",
     "it begins with: version https://git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a",
-    "is no checkpoint of torch or safetensors": b"",
+    "is empty: copy or download it again": b"",
+    "is no checkpoint of torch or safetensors": b"\0",
     "magic number": pickle.dumps({"a": 1}, 2),
     "no whole safetensors file .*[Hh]eader": (2**40).to_bytes(8, "little") + b'{"a": 1}',
     "no whole safetensors file": (2).to_bytes(8, "little") + b"{}" + b"more",

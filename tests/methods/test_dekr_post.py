@@ -212,7 +212,7 @@ def test_people_come_by_falling_score():
     ("changes", "message"),
     [
         ({"max_people": 0}, "max_people is 0"),
-        ({"min_score": 1.0}, "min_score is 1.0, but must be at least 0 and below 1"),
+        ({"min_score": 1.0}, "min_score is 1.0, but must be below 1"),
         ({"windows": [[200, 5]]}, "must end with a pair"),
         ({"windows": [[0, 4]]}, "even window"),
     ],

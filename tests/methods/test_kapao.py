@@ -155,6 +155,9 @@ def test_state_holds_published_names_only():
         ({"inference": CONFIG["inference"] | {"pose_iou": 1.5}}, "inference.pose_iou is 1.5"),
         ({"inference": CONFIG["inference"] | {"clip_keypoints": "none"}}, "all, first_two"),
         ({"inference": CONFIG["inference"] | {"fusion_distance": -1}}, "inference.fusion_distance"),
+        ({"inference": CONFIG["inference"] | {"max_detections": -3}}, "inference.max_detections is -3, but must be at"),
+        ({"inference": CONFIG["inference"] | {"max_candidates": 0}}, "inference.max_candidates is 0, but must be at"),
+        ({"inference": CONFIG["inference"] | {"pad": 1.5}}, "inference.pad is 1.5"),
     ],
 )
 def test_numbers_that_do_not_fit(changes, message):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -153,7 +154,8 @@ def test_checkpoint_of_another_config_is_refused_by_key(unbroken, tmp_path, cach
 def test_finished_run_is_left_alone(unbroken, cache, capsys):
     before = {path: path.stat().st_mtime_ns for path in unbroken.path.rglob("*") if path.name != ".lock"}
     again = train(composed(*TINY, results=unbroken.path.parents[2], cache=cache))
-    assert "finished before" in capsys.readouterr().out
+    numbers = f"result   AP {100 * unbroken.metrics()['AP']:.1f}, AP50 "
+    assert re.search(f"finished before: .*\n{re.escape(numbers)}.* numbers in {unbroken.path}", capsys.readouterr().out)
     assert {path: path.stat().st_mtime_ns for path in again.path.rglob("*") if path.name != ".lock"} == before
 
 
@@ -175,7 +177,7 @@ def test_a_run_that_another_process_finishes_is_waited_for(tmp_path, cache, monk
         assert other.stdout.readline() == "started\n"
         monkeypatch.setattr(train_module, "_waiting", lambda: lambda _: other.stdin.close())
         folder = train(cfg)
-    assert f"finished meanwhile: {path}" in capsys.readouterr().out
+    assert f"finished meanwhile: {path}\nresult   AP 25.0, and all" in capsys.readouterr().out
     assert folder.metrics() == {"AP": 0.25}
     assert (folder.status().state, folder.status().attempt) == ("finished", 1)
     assert not folder.checkpoints.exists()
