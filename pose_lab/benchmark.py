@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any, cast
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pose_lab.errors import complain
@@ -31,17 +29,14 @@ def main(cfg: DictConfig) -> None:
         if cfg.machine.threads:
             torch.set_num_threads(cfg.machine.threads)
         device = benchmark.check(cfg)
-        where = benchmark.machine(device)
+        cfg, where = benchmark.prepared(cfg), benchmark.machine(device)
         timings = benchmark.measure(cfg)
-        folder = Path(cfg.results) / "latency" / f"{cfg.method.name}-{cfg.scale}-{cfg.data.name}-{device.type}"
-        settings = OmegaConf.to_container(cfg.latency, resolve=True)
-        benchmark.write(folder, timings, where, {"checkpoint": cfg.checkpoint, **cast(dict[str, Any], settings)})
+        folder, settings = benchmark.folder(cfg, where), benchmark.settings(cfg)
+        benchmark.write(folder, timings, where, settings)
     except (ValueError, OSError, RuntimeError, OmegaConfBaseException) as error:
         complain(error)
         sys.exit(1)
-    weights = "untrained" if cfg.checkpoint is None else Path(cfg.checkpoint).name
-    title = f"{cfg.method.name} ({weights}), {where['gpu'] or where['processor']}, {where['threads']} threads"
-    console().print(benchmark.table(timings, title))
+    console().print(benchmark.table(timings, where, settings))
     print(f"{folder / 'latency.json'}\n{folder / 'latency.csv'}")
 
 

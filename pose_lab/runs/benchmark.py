@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,20 @@ from pose_lab.data.module import PoseDataModule
 from pose_lab.methods.base import PoseMethod
 from pose_lab.nets.folded import FREEZING, folded
 from pose_lab.poses import Batch
-from pose_lab.runs.files import write_json, write_text
+from pose_lab.runs.files import write_json, write_table
+from pose_lab.runs.identity import deciding, digest, resolved
 from pose_lab.runs.latency import once
+from pose_lab.runs.progress import TimeLeft
 from pose_lab.runs.train import LABELS, build
-from pose_lab.runs.weights import fitted, load_weights
+from pose_lab.runs.weights import fitted, load_weights, weights_fingerprint
+from pose_lab.runs.words import duration
 
 FORMS = ("eager", "compiled", "folded", "folded_compiled")
 PRECISIONS = ("float32", "bfloat16", "float16")
+PARTS = (
+    "ms per batch: median, for all its pictures. candidates: the network with test-time augmentation and decoding, so "
+    "network is part of it; people: suppression and grouping; end to end: loading, candidates, people as found."
+)
 
 
 @dataclass(frozen=True)
@@ -54,26 +60,41 @@ def measure(cfg: DictConfig) -> list[Timing]:
     `loading` reads and letterboxes the pictures; `candidates` is the network with test-time augmentation and decoding;
     `network` is the network alone; `people` is suppression and grouping: of what is found in the pictures, and of drawn
     people, so many in each, where the method can draw some; `end to end` is loading, candidates and people of the
-    pictures themselves, moving them to the device included.
+    pictures themselves, moving them to the device included. A line says what comes next, and the time left.
+
+    Args:
+        cfg: as `prepared` gives it.
 
     Raises:
-        OSError, ValueError: a setting or the checkpoint is wrong, or the device is not there.
+        OSError, ValueError: a setting, the data or the checkpoint are wrong, or the device is not there.
     """
-    settings = cfg.latency
     device = check(cfg)
     torch.manual_seed(cfg.seed)
-    cfg = cfg.copy()
-    cfg.training.epochs = 0  # so published weights get their published inference
-    cfg = fitted(cfg)
     method: PoseMethod = build(cfg.method, LABELS)
     if cfg.checkpoint is not None:
         load_weights(method, cfg.checkpoint)
     method.eval().to(device)
+    clock = _Clock(device, cfg.latency.warmup, cfg.latency.repeats)
+    networks, skipped = _networks(cfg)
+    if skipped:
+        print(f"Not measured: {', '.join(skipped)}. Only folded networks have other precisions than float32.")
+    steps = _Steps(len(cfg.latency.batches) * (1 + len(networks)))
     timings: list[Timing] = []
     with torch.inference_mode():
-        for size in settings.batches:
-            timings += _of_batch(cfg, method, size, _Clock(device, settings.warmup, settings.repeats))
+        for size in cfg.latency.batches:
+            timings += _of_batch(cfg, method, networks, size, clock, steps)
     return timings
+
+
+def prepared(cfg: DictConfig) -> DictConfig:
+    """The config with the network of its checkpoint; published weights get their published inference.
+
+    Raises:
+        OSError, ValueError: the checkpoint is wrong.
+    """
+    cfg = cfg.copy()
+    cfg.training.epochs = 0
+    return fitted(cfg)
 
 
 def check(cfg: DictConfig) -> torch.device:
@@ -101,7 +122,17 @@ def check(cfg: DictConfig) -> torch.device:
     return torch.device(wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _of_batch(cfg: DictConfig, method: PoseMethod, size: int, clock: _Clock) -> Iterator[Timing]:
+def _networks(cfg: DictConfig) -> tuple[list[tuple[str, str]], list[str]]:
+    """The forms and precisions that there are of those asked for, and in words those that there are not."""
+    asked = list(product(cfg.latency.forms, cfg.latency.precisions))
+    known = [pair for pair in asked if pair[0].startswith("folded") or pair[1] == "float32"]
+    return known, [" ".join(pair) for pair in asked if pair not in known]
+
+
+def _of_batch(
+    cfg: DictConfig, method: PoseMethod, networks: list[tuple[str, str]], size: int, clock: _Clock, steps: _Steps
+) -> Iterator[Timing]:
+    steps.begin(f"batch {size}, loading and people")
     batches = _batches(cfg, size)
     first = next(batches).to(clock.where)
     plain = method.net
@@ -111,17 +142,19 @@ def _of_batch(cfg: DictConfig, method: PoseMethod, size: int, clock: _Clock) -> 
         drawn = method.crowd(first, count)
         if drawn is not None:
             yield Timing("people", "", "", size, count, *clock.device(partial(method.people, drawn, first)))
-    for form in cfg.latency.forms:
-        for precision in cfg.latency.precisions:
-            if not form.startswith("folded") and precision != "float32":
-                continue
-            method.net = _net(plain, form, precision)
-            images = first.images / 255
-            network, candidates = partial(method.net, images), partial(method.candidates, first)
-            yield Timing("network", form, precision, size, None, *clock.device(network))
-            yield Timing("candidates", form, precision, size, None, *clock.device(candidates))
-            whole = clock.host(lambda: method.predict(next(batches).to(clock.where)))
-            yield Timing("end to end", form, precision, size, None, *whole)
+    for form, precision in networks:
+        compiles = form.endswith("compiled")
+        steps.begin(f"batch {size}, {form} {precision}{', compiling first' if compiles else ''}")
+        method.net = _net(plain, form, precision)
+        images = first.images / 255
+        network, candidates = partial(method.net, images), partial(method.candidates, first)
+        if compiles:
+            candidates()
+            print("  compiled", flush=True)
+        yield Timing("network", form, precision, size, None, *clock.device(network))
+        yield Timing("candidates", form, precision, size, None, *clock.device(candidates))
+        whole = clock.host(lambda: method.predict(next(batches).to(clock.where)))
+        yield Timing("end to end", form, precision, size, None, *whole)
     method.net = plain
 
 
@@ -142,6 +175,24 @@ def _batches(cfg: DictConfig, size: int) -> Iterator[Batch]:
         raise ValueError(f"latency.batches has {size}, but data.val has {len(data.val_annotations.image_ids)} pictures")
     while True:
         yield from (batch for batch in data.val_batches(size) if len(batch) == size)
+
+
+class _Steps:
+    """Prints what is measured next, and the time left: `2/6  batch 1, eager float32  left 0:12`.
+
+    Args:
+        count: how many there will be.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._begun, self._left = count, 0, TimeLeft()
+        self._left.begin(0)
+
+    def begin(self, what: str) -> None:
+        """The one before is done."""
+        left = duration(self._left.seconds(self._begun, self._count), unknown="?")
+        self._begun += 1
+        print(f"{self._begun}/{self._count}  {what}  left {left}", flush=True)
 
 
 class _Clock:
@@ -205,9 +256,50 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def table(timings: list[Timing], title: str) -> Table:
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """What is measured, as `latency.json` and the table's title say it."""
+    whole = resolved(cfg)
+    return {
+        "method": whole["method"]["name"],
+        "scale": whole["scale"],
+        "data": whole["data"]["name"],
+        "image_size": whole["data"]["image_size"],
+        "checkpoint": whole["checkpoint"],
+        **whole["latency"],
+    }
+
+
+def folder(cfg: DictConfig, where: dict[str, Any]) -> Path:
+    """Where the files of a measurement go: another folder for other settings, weights, processor or threads.
+
+    Args:
+        cfg: as `prepared` gives it.
+        where: as `machine` gives it.
+
+    Returns:
+        `<results>/latency/<method>-<scale>-<data>-<device>-<hash>`.
+    """
+    content = {
+        "config": deciding(cfg),
+        "root": cfg.data.get("root"),
+        "weights": None if cfg.checkpoint is None else weights_fingerprint(cfg.checkpoint),
+        "machine": [where["gpu"] or where["processor"], where["threads"]],
+    }
+    name = f"{cfg.method.name}-{cfg.scale}-{cfg.data.name}-{where['device']}-{digest(content)}"
+    return Path(cfg.results) / "latency" / name
+
+
+def table(timings: list[Timing], where: dict[str, Any], settings: dict[str, Any]) -> Table:
     """Milliseconds per batch: median, and the quartiles around it."""
-    shown = Table("part", "network", "precision", "batch", "people", "median ms", "quartiles", title=title)
+    weights = "untrained" if settings["checkpoint"] is None else Path(settings["checkpoint"]).name
+    title = (
+        f"{settings['method']} ({weights}), scale {settings['scale']}, {settings['data']}, "
+        f"{settings['image_size']} pixels, {where['gpu'] or where['processor']}, {where['threads']} threads, "
+        f"{settings['repeats']} repeats"
+    )
+    shown = Table(
+        "part", "network", "precision", "batch", "people", "ms per batch", "quartiles", title=title, caption=PARTS
+    )
     for t in timings:
         people = str(t.people or ("as found" if t.part == "people" else ""))
         shown.add_row(
@@ -220,8 +312,4 @@ def write(folder: Path, timings: list[Timing], where: dict[str, Any], settings: 
     """`latency.json`, with machine and settings, and `latency.csv`; milliseconds per batch."""
     rows = [asdict(timing) for timing in timings]
     write_json(folder / "latency.json", {"machine": where, "settings": settings, "milliseconds": rows})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "latency.csv", text.getvalue())
+    write_table(folder / "latency.csv", rows)

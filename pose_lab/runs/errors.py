@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -32,7 +33,13 @@ def run_command(main: Callable[[], None]) -> None:
         return
     os.environ.update({_HYDRAS: "1", _OURS: "1"})  # the processes of a sweep inherit both
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()  # what is wrong with it at Python's own end nobody can catch
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {said(error)}", file=sys.stderr, flush=True)
         sys.exit(1)

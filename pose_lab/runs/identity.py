@@ -57,8 +57,13 @@ def identity(cfg: DictConfig, fingerprint: str) -> str:
     trains = trained_by(cfg)
     if trains is not None:
         parts["weights"] = deciding(trains)
-    content = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()[:HASH_LENGTH]
+    return digest(parts)
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits, equal for equal content."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
 def trained_by(cfg: DictConfig) -> DictConfig | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import Container, OmegaConf
 
 SCALES = ("demo", "gpu", "paper")
@@ -32,7 +33,15 @@ def loaders(elsewhere: int = 0) -> int:
     return min(elsewhere, len(os.sched_getaffinity(0))) if cpus is None else max(0, int(cpus) - 1)
 
 
+def groups(*names: str) -> str:
+    """`${groups:method,scale}`: what these config groups and those within them offer, a line each, for a help."""
+    loader = GlobalHydra.instance().config_loader()
+    within = [f"{name}/{inner}" for name in names for inner in loader.list_groups(name)]
+    return "\n".join(f"{name}: {', '.join(loader.get_group_options(name))}" for name in sorted([*names, *within]))
+
+
 def register() -> None:
     """Makes OmegaConf know them."""
     OmegaConf.register_new_resolver("loaders", loaders, replace=True)
     OmegaConf.register_new_resolver("by_scale", by_scale, replace=True)
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
