@@ -85,6 +85,11 @@ def test_wrong_settings_are_named(override, message):
         benchmark.check(config(override))
 
 
+def test_precisions_of_which_no_form_has_any_are_refused():
+    with pytest.raises(ValueError, match="others than float32 need folded networks"):
+        benchmark.check(config("latency.forms=[eager,compiled]", "latency.precisions=[float16]"))
+
+
 def test_forms_that_lack_a_precision_are_named(tmp_path, capsys):
     cfg = config(f"machine.cache={tmp_path}", "latency.batches=[1]", "latency.people=[]", "latency.repeats=2",
                  "latency.precisions=[bfloat16]")  # fmt: skip
