@@ -366,9 +366,9 @@ def _banner(
 
 
 def _result(cfg: DictConfig, folder: RunFolder) -> str:
-    """The run's numbers in the columns of a report, and where all of them are."""
-    numbers = folder.metrics()
-    wanted = dict.fromkeys([cfg.report.metric, *cfg.report.columns])
+    """The run's numbers in the columns of a report, if it is to have one, and where all of them are."""
+    numbers, report = folder.metrics(), cfg.report or {}
+    wanted = dict.fromkeys([report.get("metric") or "AP", *(report.get("columns") or ())])
     shown = [f"{name} {unit(name).text(numbers[name])}" for name in wanted if numbers.get(name, -1) != -1]
     return f"result   {', '.join([*shown, f'and all numbers in {folder.path}/metrics.json'])}"
 

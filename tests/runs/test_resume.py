@@ -151,10 +151,11 @@ def test_checkpoint_of_another_config_is_refused_by_key(unbroken, tmp_path, cach
         train(cfg)
 
 
-def test_finished_run_is_left_alone(unbroken, cache, capsys):
+@pytest.mark.parametrize("shown", ["report.axis=seed", "report=null"])
+def test_finished_run_is_left_alone(unbroken, cache, capsys, shown):
     before = {path: path.stat().st_mtime_ns for path in unbroken.path.rglob("*") if path.name != ".lock"}
-    again = train(composed(*TINY, results=unbroken.path.parents[2], cache=cache))
-    numbers = f"result   AP {100 * unbroken.metrics()['AP']:.1f}, AP50 "
+    again = train(composed(*TINY, shown, results=unbroken.path.parents[2], cache=cache))
+    numbers = f"result   AP {100 * unbroken.metrics()['AP']:.1f}, {'and all' if shown == 'report=null' else 'AP50 '}"
     assert re.search(f"finished before: .*\n{re.escape(numbers)}.* numbers in {unbroken.path}", capsys.readouterr().out)
     assert {path: path.stat().st_mtime_ns for path in again.path.rglob("*") if path.name != ".lock"} == before
 
