@@ -112,7 +112,7 @@ def check(cfg: DictConfig) -> torch.device:
         for value in settings[field]:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"latency.{field} has {value!r}, but must hold whole numbers from 1 on")
-    if not _networks(cfg)[0]:
+    if settings.forms and not _networks(cfg)[0]:
         raise ValueError("latency.precisions has none for latency.forms: others than float32 need folded networks")
     if settings.repeats < 2 or settings.warmup < 0:
         raise ValueError(f"latency.repeats is {settings.repeats} (2 or more), warmup {settings.warmup} (0 or more)")
