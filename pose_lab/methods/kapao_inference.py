@@ -377,12 +377,18 @@ def fuse(
     Returns:
         (P, K, 2) keypoints and (P, K) the score of the object that replaced each, else its own.
     """
-    if not in_loops(keypoints):
-        return _fuse_at_once(keypoints, scores, takes_part, pose_image, centres, found, max_distance)
-    keypoints, scores = keypoints.clone(), scores.clone()
-    objects = centres, found.categories, found.scores, found.image_index
-    _fuse_in_turn(keypoints, scores, rows_where(takes_part), pose_image, *objects, max_distance)
-    return keypoints, scores
+    poses = rows_where(takes_part)
+    if in_loops(keypoints):
+        keypoints, scores = keypoints.clone(), scores.clone()
+        objects = centres, found.categories, found.scores, found.image_index
+        _fuse_in_turn(keypoints, scores, poses, pose_image, *objects, max_distance)
+        return keypoints, scores
+    nobody = len(centres)
+    takers = torch.full_like(scores, nobody, dtype=torch.int64)
+    takers[poses] = _takers_at_once(keypoints[poses], pose_image[poses], centres, found, max_distance)
+    replaced = takers < nobody
+    keypoints = F.pad(centres, (0, 0, 0, 1))[takers].where(replaced[..., None], keypoints)
+    return keypoints, F.pad(found.scores, (0, 1))[takers].where(replaced, scores)
 
 
 @compiled(
@@ -418,28 +424,23 @@ def _fuse_in_turn(
             replaced[nearest, kind] = True
 
 
-def _fuse_at_once(
-    keypoints: Tensor,
-    scores: Tensor,
-    takes_part: Tensor,
-    pose_image: Tensor,
-    centres: Tensor,
-    found: Detections,
-    max_distance: float,
-) -> tuple[Tensor, Tensor]:
-    """As `_fuse_in_turn`, without a GPU's wait for each object.
+def _takers_at_once(
+    keypoints: Tensor, pose_image: Tensor, centres: Tensor, found: Detections, max_distance: float
+) -> Tensor:
+    """(P, K) which object replaces each keypoint, Q if none; as `_fuse_in_turn`, without a GPU's wait for each object.
 
     All decide at once from a guess of who replaced what, until the guess repeats itself: the first n objects are right
     after n rounds, so the end is the same; chains are short.
     """
-    poses, (people, kinds) = rows_where(takes_part), scores.shape
-    if not len(poses) or not len(centres):
-        return keypoints, scores
-    slots = _slots(pose_image[poses], kinds, found)
+    (people, kinds), nobody = keypoints.shape[:2], len(centres)  # the last taker is no object
+    number = torch.arange(nobody, device=centres.device)
+    none = number.new_full((people, kinds), nobody)
+    if not people or not nobody:
+        return none
+    slots = _slots(pose_image, kinds, found)
     if not slots.shape[1]:  # the poses and the objects are in different pictures
-        return keypoints, scores
-    nowhere, nobody = len(poses) * kinds, len(centres)  # the last slot, of no pose; the last taker, no object
-    number = torch.arange(nobody, device=slots.device)
+        return none
+    nowhere = people * kinds  # the last slot, of no pose
 
     def claims(distances: Tensor) -> Tensor:
         """(P K + 1,) the first object for which each slot is nearest."""
@@ -449,15 +450,12 @@ def _fuse_at_once(
         takers[nowhere] = nobody
         return takers
 
-    own = _distances(F.pad(keypoints[poses].flatten(0, 1).t(), (0, 1), value=torch.inf), slots, centres)
+    own = _distances(F.pad(keypoints.flatten(0, 1).t(), (0, 1), value=torch.inf), slots, centres)
     places, takers, before = F.pad(centres.t(), (0, 1)), claims(own), None
     while before is None or not torch.equal(takers, before):
         taker, before = takers.index_select(0, slots.flatten()).view_as(slots), takers
         takers = claims(_distances(places, taker, centres).where(taker < number[:, None], own))
-    takers = number.new_full((people, kinds), nobody).index_copy(0, poses, takers[:nowhere].view(-1, kinds))
-    replaced = takers < nobody
-    keypoints = F.pad(centres, (0, 0, 0, 1))[takers].where(replaced[..., None], keypoints)
-    return keypoints, F.pad(found.scores, (0, 1))[takers].where(replaced, scores)
+    return takers[:nowhere].view(people, kinds)
 
 
 def _slots(pose_image: Tensor, kinds: int, found: Detections) -> Tensor:

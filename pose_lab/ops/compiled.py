@@ -77,7 +77,6 @@ def _kept(loop: Callable[..., Any]) -> Iterator[None]:
         OSError, RuntimeError: there is no such folder.
     """
     config: Any = importlib.import_module("numba").config  # its settings have no types
-
     code = loop.__code__
     parts = repr((loop.__qualname__, code.co_code, code.co_consts, code.co_names)).encode()
     shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
